@@ -1,0 +1,44 @@
+# On a fresh clone with nothing but Python 3.11+ and make: `make quickstart`, or `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# Threads are the tests' and the studies' to set; more than the cores only slows them down.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: quickstart test lint nightly clean
+
+quickstart: $(VENV)/.run  ## train with tricks on embedded data, compare them over seeds, write a report
+	$(BIN)/finetricks sweep examples/quickstart.yaml --out runs/quickstart --resume
+
+test: $(VENV)/.dev  ## the tests, in minutes on two cores
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not nightly" -n 2 --dist loadfile
+
+nightly: $(VENV)/.dev  ## the tests that take longer
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+lint: $(VENV)/.dev  ## format, lint, types, the import contract
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	PYTHONPATH=core:plugins:tuning $(BIN)/lint-imports
+
+clean:  ## remove the virtual environment and what runs left
+	rm -rf $(VENV) runs
+
+# torch first and alone: its pinned build decides what else is compatible with it.
+$(VENV)/.base: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "finetricks needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.base pyproject.toml
+	$(PIP) --editable '.[tune,demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) --editable '.[tune,demo,test,lint]'
+	@touch $@

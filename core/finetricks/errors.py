@@ -1,0 +1,88 @@
+"""The errors that a user meets, and how they are worded.
+
+An `InputError` is the user's to mend (the command line answers with exit code 2 and no traceback);
+any other `FinetricksError` means that the work itself failed (exit code 1).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class FinetricksError(Exception):
+    """Base of all errors that finetricks raises on purpose."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with an input, and where.
+
+    `place` is what the user can look up: `recipe.yaml:7 training.epochs`, or `test.csv:12`.
+    """
+
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+
+class InputError(FinetricksError):
+    """What the user gave is wrong. Carries every problem found, not only the first."""
+
+    def __init__(self, problems: str | Problem | Iterable[Problem]) -> None:
+        if isinstance(problems, str):
+            problems = Problem("", problems)
+        self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[tuple[Problem, ...]]]:
+        return type(self), (self.problems,)
+
+
+class RecipeError(InputError):
+    """A recipe or a study that cannot be used as it is written."""
+
+
+class TrickConflict(InputError):
+    """Tricks that exclude one another by what they compute."""
+
+
+class TrickError(FinetricksError):
+    """A trick did something that its hook does not allow. Names the trick and the hook."""
+
+
+class LayersError(InputError):
+    """The order of a model's layers cannot be told from its structure."""
+
+
+class DataError(InputError):
+    """A data file or a data set that cannot be used."""
+
+
+class ModelError(InputError):
+    """A model that does not exist, or cannot be reached."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that is incomplete, altered, or belongs to another run."""
+
+
+class Diverged(FinetricksError):
+    """The loss or a gradient is no longer finite. Carries the optimizer step."""
+
+    def __init__(self, step: int, what: str = "loss") -> None:
+        self.step = step
+        self.what = what
+        super().__init__(f"diverged at step {step}: the {what} is not finite")
+
+    def __reduce__(self) -> tuple[type[Diverged], tuple[int, str]]:
+        return type(self), (self.step, self.what)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'stlr'?)` for the nearest known name; the empty string when none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""

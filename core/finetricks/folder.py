@@ -1,0 +1,128 @@
+"""A run's folder: what it holds, and who may write there. Names and shapes are public."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetricks.checkpoint import Checkpoints
+from finetricks.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from finetricks.recipe import Recipe
+
+RECIPE, VERSIONS, METRICS, RESULT = "recipe.yaml", "versions.json", "metrics.jsonl", "result.json"
+
+
+class RunFolder:
+    """The files of one run.
+
+    recipe.yaml (as it was resolved), versions.json, metrics.jsonl (a line an evaluation), result.json, predictions/,
+    model/, checkpoints/.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def predictions(self, split: str) -> Path:
+        return self.path / "predictions" / f"{split}.csv"
+
+    @property
+    def is_run(self) -> bool:
+        return (self.path / RECIPE).is_file()
+
+    def open(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+        """Make the folder ready for a run of `recipe`.
+
+        Raises:
+            InputError: it holds another run and neither `resume` nor `overwrite` is asked for, or something that
+                is no run (which is never deleted).
+            CheckpointError: `resume` of another recipe, with what differs.
+        """
+        if resume and overwrite:
+            raise InputError("resume and overwrite exclude one another: continue the run, or replace it")
+        if self.path.is_file():
+            raise InputError(f"{self.path} is a file; name a folder")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            if not self.is_run:
+                raise InputError(f"{self.path} is not empty and holds no run; name a new or an empty folder")
+            if overwrite:
+                shutil.rmtree(self.path)
+            elif not resume:
+                raise InputError(f"{self.path} already holds a run: --resume continues it, --overwrite replaces it")
+            else:
+                self._check_same(recipe)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / RECIPE, recipe.to_yaml())
+        write_atomically(self.path / VERSIONS, json.dumps(versions(recipe), indent=2) + "\n")
+
+    def _check_same(self, recipe: Recipe) -> None:
+        from finetricks.recipe import Recipe
+        from finetricks.yaml_file import load_yaml
+
+        before = Recipe(**load_yaml(self.path / RECIPE).data, catalog=recipe.catalog)
+        if before.fingerprint != recipe.fingerprint:
+            details = "; ".join(_differences(before.to_dict(), recipe.to_dict()))
+            raise CheckpointError(f"{self.path} holds a run of another recipe; what differs: {details}")
+
+    def result(self) -> dict[str, Any] | None:
+        """The finished run's result, or `None`."""
+        path = self.path / RESULT
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        write_atomically(self.path / RESULT, json.dumps(result, indent=2) + "\n")
+
+    def write_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Replace metrics.jsonl: what was written after the checkpoint that a run resumes from is gone with it."""
+        write_atomically(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file as a whole: a reader, or a kill, sees the old content or the new."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def versions(recipe: Recipe) -> dict[str, Any]:
+    """What the run was made with: interpreter, libraries, and the distributions of its tricks."""
+    libraries = (
+        "finetricks",
+        "torch",
+        "transformers",
+        "accelerate",
+        "datasets",
+        "tokenizers",
+        "safetensors",
+        "numpy",
+    )
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: importlib.metadata.version(name) for name in libraries},
+        "tricks": {name: recipe.catalog.origin_of(name) for name, _ in recipe.tricks},
+    }
+
+
+def _differences(before: Any, now: Any, place: str = "") -> list[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = [*before, *(key for key in now if key not in before)]
+        return [
+            line for key in keys for line in _differences(before.get(key), now.get(key), f"{place}.{key}".lstrip("."))
+        ]
+    return [] if before == now else [f"{place}: {before!r} there, {now!r} here"]

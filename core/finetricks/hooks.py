@@ -1,0 +1,178 @@
+"""The hook specifications: what a trick can do, and when. Read this first.
+
+Each docstring says, in this order: when the hook is called, what its arguments are, what an
+implementation gives back, and how several tricks combine. An implementation may take fewer arguments
+than the specification; it may not give them defaults. "In the recipe's order" means the order in which the
+recipe lists the tricks; for wrappers the first listed is the outermost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import datasets
+    import torch
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from finetricks.layers import Layers
+    from finetricks.progress import Progress
+    from finetricks.step import Step
+
+PROJECT = "finetricks"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@dataclass(frozen=True)
+class ParamOptions:
+    """What a trick asks for a layer or a parameter. `None` leaves things as they are."""
+
+    lr_factor: float | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a trick may need beside the model, in the hooks that run once.
+
+    Attributes:
+        seed: of the trick's own random stream (derived from the run's seeds and the trick's name, so that
+            adding one trick never shifts another's draws). The global torch state is seeded with it too
+            while the hook runs, and put back afterwards.
+        tokenizer: of the task, or `None` where the data are the user's own.
+        max_length: tokens of an example that the model will see, special tokens included; or `None`.
+        text_columns: the data set's text columns, one or two.
+    """
+
+    seed: int
+    tokenizer: PreTrainedTokenizerBase | None = None
+    max_length: int | None = None
+    text_columns: tuple[str, ...] = ("text",)
+
+
+class Hooks:
+    """The seams of a run. Names and arguments are public."""
+
+    # ------------------------------------------------------------------------------------------------
+    # Once, before training
+    # ------------------------------------------------------------------------------------------------
+
+    @hookspec
+    def data(self, dataset: datasets.Dataset, split: str, context: Context) -> datasets.Dataset:  # type: ignore[empty-body]
+        """Change the examples.
+
+        Called: once for each split, after tokenising and before truncation and batching.
+        Arguments: `dataset`, with the columns `input_ids` (special tokens included, *not* truncated),
+            `attention_mask`, `labels`, `example_id` (int, stable across tricks), the texts, and whatever else
+            the tokenizer gives; `split` is `train`, `valid`, `test` or `predict`; `context`.
+        Gives: the changed data set. Everything drawn at random is drawn from `context.seed`.
+        Several: in the recipe's order, each receives what the one before gave.
+        """
+
+    @hookspec
+    def build(self, model: nn.Module, context: Context) -> nn.Module | None:
+        """Change the model's structure.
+
+        Called: once, first; again by `explain`, `load` and resume, so it must be cheap.
+        Arguments: `model`, as loaded, on the CPU; `context`.
+        Gives: a model to use instead, or `None` when it changed `model` in place.
+        Several: in the recipe's order, each receives what the one before gave.
+        """
+
+    @hookspec
+    def init(self, model: nn.Module, layers: Layers, context: Context) -> None:
+        """Change weights: initialisation, further pretraining.
+
+        Called: once, after `build`; skipped when a checkpoint supplies the weights.
+        Arguments: `model`; `layers`; `context`.
+        Gives: nothing; changes `model` in place.
+        Several: in the recipe's order.
+        """
+
+    # ------------------------------------------------------------------------------------------------
+    # Compiled into the plan, before training
+    # ------------------------------------------------------------------------------------------------
+
+    @hookspec
+    def param_groups(self, model: nn.Module, layers: Layers) -> Mapping[str, ParamOptions]:  # type: ignore[empty-body]
+        """Set learning rates and weight decay by layer or by parameter.
+
+        Called: once, after the layers are known.
+        Arguments: `model`; `layers`.
+        Gives: options by layer name (`block.3`) or parameter name (`classifier.bias`). Within one trick a
+            parameter's options stand in for its layer's, field by field.
+        Several: factors on the learning rate multiply; two tricks that set the weight decay of one
+            parameter conflict.
+        """
+
+    @hookspec
+    def freeze(self, progress: Progress, layers: Layers) -> Collection[str]:  # type: ignore[empty-body]
+        """Say which layers are frozen.
+
+        Called: for every optimizer step, when the plan is compiled. A pure function of its arguments.
+        Arguments: `progress` (its `stage` is `None` here); `layers`.
+        Gives: names of layers.
+        Several: union. A step at which every layer is frozen is a conflict.
+        """
+
+    @hookspec(firstresult=True)
+    def schedule(self, progress: Progress) -> float:  # type: ignore[empty-body]
+        """Give the factor on the learning rate.
+
+        Called: for every optimizer step, when the plan is compiled, after `freeze`. A pure function.
+        Arguments: `progress`; its `stage` is the stretch with the same frozen layers that the step lies in.
+        Gives: a finite factor of at least 0 on the base learning rate.
+        Several: one owner; others are wrappers (`@hookimpl(wrapper=True)`) that modify what it gives.
+            Without an owner the factor is 1.
+        """
+
+    # ------------------------------------------------------------------------------------------------
+    # Each batch
+    # ------------------------------------------------------------------------------------------------
+
+    @hookspec(firstresult=True)
+    def loss(self, outputs: Any, batch: Mapping[str, Any], step: Step) -> torch.Tensor:  # type: ignore[empty-body]
+        """Give the scalar loss of a micro-batch.
+
+        Called: for each training micro-batch, inside the one wrapped forward pass.
+        Arguments: `outputs` of the model for `batch`; `batch`; `step`, whose `forward(batch)` and
+            `criterion(outputs, batch)` may be called again.
+        Gives: the mean loss over the micro-batch, a scalar that can be differentiated.
+        Several: one owner, the criterion; others are wrappers that add to it or change it. Without an owner
+            it is the loss that the model gave.
+        """
+
+    @hookspec
+    def regularize(self, model: nn.Module, step: Step) -> torch.Tensor | None:
+        """Give a penalty on the weights.
+
+        Called: for each training micro-batch, after `loss`.
+        Arguments: `model`, unwrapped; `step`.
+        Gives: a scalar that can be differentiated, or `None` for no penalty.
+        Several: the sum is added to the loss.
+        """
+
+    # ------------------------------------------------------------------------------------------------
+    # Once, after training
+    # ------------------------------------------------------------------------------------------------
+
+    @hookspec
+    def finish(self, model: nn.Module) -> None:
+        """Put the model in the shape in which it is saved: merge, unwrap, drop an auxiliary head.
+
+        Called: once, after the last step; never before a checkpoint.
+        Arguments: `model`, unwrapped.
+        Gives: nothing; changes `model` in place. Its predictions stay as they are.
+        Several: against the recipe's order, so that what `build` put on last comes off first.
+        """
+
+
+HOOKS: tuple[str, ...] = tuple(name for name in vars(Hooks) if not name.startswith("_"))
+WRAPPABLE: frozenset[str] = frozenset({"schedule", "loss"})
+"""The hooks that have one owner, and so can be wrapped."""

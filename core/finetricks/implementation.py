@@ -1,0 +1,95 @@
+"""What a trick's class implements, checked before it is used.
+
+pluggy would pass over in silence a misspelled hook, and calls arguments with defaults differently from version to
+version; both are refused here, with the mend.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from finetricks.errors import TrickError, suggest
+from finetricks.hooks import HOOKS, PROJECT, WRAPPABLE, Hooks
+from finetricks.trick import Trick
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One hook that a trick implements, and whether as a wrapper."""
+
+    hook: str
+    wrapper: bool
+
+
+def implementations(trick: type[Trick]) -> list[Implementation]:
+    """The hooks that `trick` implements, in the order of `finetricks.hooks`."""
+    found = _marked(trick)
+    return [
+        Implementation(name, bool(getattr(found[name], f"{PROJECT}_impl")["wrapper"]))
+        for name in HOOKS
+        if name in found
+    ]
+
+
+def owns(trick: type[Trick], hook: str) -> bool:
+    """Whether `trick` is an owner of `hook` (`schedule` or `loss`), not a wrapper."""
+    return Implementation(hook, wrapper=False) in implementations(trick)
+
+
+def check_hooks(trick: type[Trick]) -> None:
+    """Raise `TrickError`, with the mend, when the class cannot work as a plugin."""
+    name = trick.__name__
+    marked = _marked(trick)
+    for method, function in marked.items():
+        if method not in HOOKS:
+            raise TrickError(f"{name}.{method} is not a hook{suggest(method, HOOKS)}; the hooks are {', '.join(HOOKS)}")
+        _check_signature(name, method, function)
+    for hook in HOOKS:
+        method = inspect.getattr_static(trick, hook, None)
+        if inspect.isfunction(method) and hook not in marked:
+            raise TrickError(f"{name}.{hook} has the name of a hook but no @hookimpl; mark it, or rename it")
+    if not marked:
+        raise TrickError(f"{name} implements no hook: mark at least one method with @hookimpl")
+
+
+def _marked(trick: type[Trick]) -> dict[str, Callable[..., Any]]:
+    methods: dict[str, Callable[..., Any]] = {}
+    for cls in reversed(trick.__mro__):
+        for name, value in vars(cls).items():
+            function = getattr(value, "__func__", value)
+            if inspect.isfunction(function) and hasattr(function, f"{PROJECT}_impl"):
+                methods[name] = function
+            else:
+                methods.pop(name, None)
+    return methods
+
+
+def _check_signature(trick: str, hook: str, function: Callable[..., Any]) -> None:
+    place = f"{trick}.{hook}"
+    allowed = [p for p in inspect.signature(getattr(Hooks, hook)).parameters if p != "self"]
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
+            raise TrickError(
+                f"{place}: make {parameter} a plain argument; hooks take no *args, **kwargs or keyword-only"
+            )
+        if parameter.default is not parameter.empty:
+            raise TrickError(
+                f"{place}: the argument {parameter.name!r} may not have a default; hooks are always given it"
+            )
+        if parameter.name not in allowed:
+            near = suggest(parameter.name, allowed)
+            raise TrickError(
+                f"{place}: no argument {parameter.name!r}{near}; {hook} is called with {', '.join(allowed)}"
+            )
+    options = getattr(function, f"{PROJECT}_impl")
+    if options["hookwrapper"]:
+        raise TrickError(f"{place}: old-style wrappers are not supported; use @hookimpl(wrapper=True)")
+    if options["wrapper"] and hook not in WRAPPABLE:
+        raise TrickError(f"{place}: only {' and '.join(sorted(WRAPPABLE))} can be wrapped")
+    if options["wrapper"] and not inspect.isgeneratorfunction(function):
+        raise TrickError(f"{place}: a wrapper yields once: `value = yield`, then `return` the changed value")
+    if options["tryfirst"] or options["trylast"] or options["specname"]:
+        raise TrickError(f"{place}: tricks act in the recipe's order; leave tryfirst, trylast and specname out")

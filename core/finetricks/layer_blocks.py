@@ -1,0 +1,175 @@
+"""The blocks of a model, found in its module tree: what repeats between the embeddings and the head.
+
+A *depth* says where something stands between input and output: `EMBEDDINGS` is before the first block, `i` is block
+`i`, and the number of blocks is the head.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+EMBEDDINGS = -1
+_EMBEDDING_TABLES = (nn.Embedding, nn.EmbeddingBag)
+_CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
+_RECURRENT_WEIGHT = re.compile(r"_l(\d+)(_reverse)?$")  # as nn.RNNBase names them: weight_ih_l0, bias_hh_l1_reverse
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block: the module that is called to run it, and its parameters.
+
+    The layers of an `nn.LSTM` (or GRU, RNN) are blocks that share their module.
+    """
+
+    name: str
+    module: nn.Module
+    parameters: tuple[nn.Parameter, ...]
+
+    @property
+    def is_single_matrix(self) -> bool:
+        """Whether it is one matrix (and biases): a linear layer or a convolution."""
+        return sum(map(_is_matrix, self.parameters)) < 2
+
+
+def candidate_blocks(model: nn.Module, *, traced: bool) -> list[tuple[Block, ...]]:
+    """The ways to cut a model into blocks, from input to output, the likeliest first. Empty when nothing repeats.
+
+    There are two where blocks of the outermost container hold runs of their own. These may be stages with blocks
+    inside (Swin, ResNet), or blocks with parallel experts inside: only a trace can tell.
+
+    Args:
+        traced: whether a trace will check the order. Without one, a list of single matrices is not taken for a chain:
+            nothing says that they run one after the other.
+    """
+    items = [item for run in _outermost_runs(base_model(model) or model) for item in _items(run)]
+    if items:
+        opened = [block for item in items for block in _open_stage(item)]
+        ways = [_as_blocks(model, opened), _as_blocks(model, items)]
+        return ways[:1] if ways[0] == ways[1] else ways
+    blocks = _recurrent_blocks(model) or _as_blocks(model, _chain(model, traced))
+    return [blocks] if blocks else []
+
+
+def base_model(model: nn.Module) -> nn.Module | None:
+    """The backbone inside a transformers model with a task head; `None` where there is no such thing."""
+    for module in model.modules():
+        prefix = getattr(module, "base_model_prefix", None)
+        base = getattr(module, prefix, None) if isinstance(prefix, str) and prefix else None
+        if isinstance(base, nn.Module) and base is not module:
+            return base
+    return None
+
+
+def registered_depths(model: nn.Module, blocks: Sequence[Sequence[nn.Parameter]]) -> dict[str, int]:
+    """The depth of every module, as far as the order of registration tells; for what a trace does not reach.
+
+    Embedding tables are embeddings, and what stands outside the backbone is the head. The rest is embeddings before
+    the first block, head after the last, and the block before in between.
+    """
+    depth_of = {parameter: i for i, block in enumerate(blocks) for parameter in block}
+    modules = list(model.named_modules())
+    block_depths = [
+        [depth_of[parameter] for parameter in module.parameters(recurse=False) if parameter in depth_of]
+        for _, module in modules
+    ]
+    last = max((position for position, depths in enumerate(block_depths) if depths), default=-1)
+    base = base_model(model)
+    backbone = set(model.modules() if base is None else base.modules())
+    head = len(blocks)
+
+    result: dict[str, int] = {}
+    depth = EMBEDDINGS
+    for position, (name, module) in enumerate(modules):
+        depth = max(block_depths[position], default=depth if position < last else head)
+        if isinstance(module, _EMBEDDING_TABLES):
+            result[name] = EMBEDDINGS
+        else:
+            result[name] = depth if module in backbone else head
+    return result
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    """Two axes longer than one: the scale of a weight norm, a matrix in shape only, does not count."""
+    return sum(size > 1 for size in parameter.shape) > 1
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _items(container: nn.Module) -> list[nn.Module]:
+    """The items that hold parameters, each once."""
+    return [item for item in container.children() if next(item.parameters(), None) is not None]
+
+
+def _is_run(module: nn.Module) -> bool:
+    """Whether it is a container of blocks: all its items hold at least two weight matrices."""
+    if not isinstance(module, _CONTAINERS) or any(isinstance(item, ParametrizationList) for item in module.children()):
+        return False
+    items = _items(module)
+    return bool(items) and all(sum(map(_is_matrix, item.parameters())) > 1 for item in items)
+
+
+def _outermost_runs(module: nn.Module) -> Iterator[nn.Module]:
+    if _is_run(module):
+        yield module
+    else:
+        for child in module.children():
+            yield from _outermost_runs(child)
+
+
+def _open_stage(item: nn.Module) -> Iterator[nn.Module]:
+    """The blocks inside a stage: one nested run, of one class, that holds at least half its parameters.
+
+    The half keeps blocks whole that hold something small several times: adapters, the short FFNs of MobileBERT.
+    """
+    for run in _outermost_runs(item):
+        items = _items(run)
+        if len(items) > 1 and len({type(inner) for inner in items}) == 1 and 2 * _size(run) >= _size(item):
+            for inner in items:
+                yield from _open_stage(inner)
+            return
+    yield item
+
+
+def _recurrent_blocks(model: nn.Module) -> tuple[Block, ...]:
+    """The layers of each recurrent network in turn."""
+    blocks: dict[str, Block] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase):
+            for key, parameter in module.named_parameters(recurse=False):
+                layer = _RECURRENT_WEIGHT.search(key)
+                label = f"{name} layer {layer[1] if layer else 0}".strip()
+                earlier = blocks[label].parameters if label in blocks else ()
+                blocks[label] = Block(label, module, (*earlier, parameter))
+    return tuple(blocks.values())
+
+
+def _chain(model: nn.Module, traced: bool) -> list[nn.Module]:
+    """The items of the container that holds most of them, such as the linear layers of an MLP; embedding tables are not blocks."""
+    kinds = _CONTAINERS if traced else (nn.Sequential,)
+    chains = [
+        [item for item in _items(module) if not isinstance(item, _EMBEDDING_TABLES)]
+        for module in model.modules()
+        if isinstance(module, kinds)
+    ]
+    longest = max(chains, key=len, default=[])
+    return longest if len(longest) > 1 else []
+
+
+def _as_blocks(model: nn.Module, modules: Sequence[nn.Module]) -> tuple[Block, ...]:
+    """A block for each module; shared modules and shared weights count once, in the lowest."""
+    names = {module: name for name, module in model.named_modules()}
+    seen: set[nn.Parameter] = set()
+    blocks = []
+    for module in modules:
+        own = tuple(parameter for parameter in module.parameters() if parameter not in seen)
+        seen.update(own)
+        if own:
+            blocks.append(Block(names[module], module, own))
+    return tuple(blocks)

@@ -1,0 +1,105 @@
+"""The order of the examples: a pure function of (data seed, epoch), so that resume can continue within an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
+
+from finetricks.errors import CheckpointError
+from finetricks.streams import child
+
+
+class EpochSampler(Sampler[int]):
+    """A permutation of `size` examples for each epoch, drawn from `seed`; `set_epoch` chooses which."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(child(self.seed, "epoch", self.epoch))
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+class TrainerSampler(EpochSampler):
+    """The order in which a plain `transformers.Trainer` visits the examples, for `streams: none`."""
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+class Order:
+    """Gives a loader's batches epoch by epoch, in an order of its own where it can have one.
+
+    A loader that shuffles gets an order drawn from `seed`; one that does not keeps its order. A loader whose order
+    cannot be owned (over an iterable, or with a sampler of the user's) is iterated as it is, and `owned` is false.
+
+    Args:
+        loader: over the training set.
+        seed: of the data stream.
+        plain: behave as a plain Trainer does (`streams: none`), where `seed` is the Trainer's data seed.
+    """
+
+    def __init__(self, loader: Any, seed: int, *, plain: bool = False) -> None:
+        self.loader = loader
+        self.seed = seed
+        self.plain = plain
+        self._sampler = self._own_sampler()
+        self.owned = self._sampler is not None
+
+    def _own_sampler(self) -> Sampler[int] | None:
+        loader = self.loader
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            return None
+        if type(loader.batch_sampler) is not BatchSampler:
+            return None
+        if isinstance(loader.sampler, EpochSampler):
+            return loader.sampler
+        if type(loader.sampler) is RandomSampler and not loader.sampler.replacement:
+            kind = TrainerSampler if self.plain else EpochSampler
+            return kind(len(loader.sampler), self.seed)
+        return loader.sampler if type(loader.sampler) is SequentialSampler else None
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Any]:
+        """The batches of an epoch, without its first `skip` ones. Raises `CheckpointError` if it cannot skip."""
+        if self._sampler is None:
+            if skip:
+                raise CheckpointError(
+                    "the order of this loader is not finetricks' to continue in the middle of an epoch (it is over an "
+                    "iterable, or has a sampler of its own): resume from a checkpoint at an epoch's end, or start again"
+                )
+            yield from self.loader
+            return
+        if isinstance(self._sampler, EpochSampler):
+            self._sampler.set_epoch(epoch)
+        batches = list(BatchSampler(self._sampler, self.loader.batch_size, self.loader.drop_last))[skip:]
+        # The workers' seeds come from this generator; without one they would be drawn from the global state, as a plain
+        # Trainer's are.
+        generator = None if self.plain else torch.Generator().manual_seed(child(self.seed, "workers", epoch))
+        yield from DataLoader(
+            self.loader.dataset,
+            batch_sampler=batches,
+            collate_fn=self.loader.collate_fn,
+            num_workers=self.loader.num_workers,
+            pin_memory=self.loader.pin_memory,
+            worker_init_fn=self.loader.worker_init_fn,
+            generator=generator,
+        )

@@ -1,0 +1,48 @@
+"""Where training is. Schedules and freezing are pure functions of this (rule 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of steps over which the same layers are frozen: steps `start` to `end`, exclusive."""
+
+    index: int
+    start: int
+    end: int
+    frozen: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def steps(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One optimizer step within a run.
+
+    `step` counts from 0 and stands before the step: `step == 0` is the first update.
+    `stage` is known to `schedule` (which is compiled after `freeze`) and `None` in `freeze`.
+    """
+
+    step: int
+    total_steps: int
+    steps_per_epoch: int
+    stage: Stage | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that this step belongs to, from 0."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs the run has, a last partial one counted."""
+        return -(-self.total_steps // self.steps_per_epoch)
+
+    @property
+    def fraction(self) -> float:
+        """The share of the run that lies behind, in [0, 1)."""
+        return self.step / self.total_steps

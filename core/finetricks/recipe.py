@@ -1,0 +1,273 @@
+"""What one run uses: its tricks with their values, and the training settings. Checked as a whole (rule 10)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from finetricks.catalog import Catalog, UnknownTrick, installed
+from finetricks.errors import Problem, RecipeError, suggest
+from finetricks.settings import Data, Training
+from finetricks.stack import Named, Stack, conflicts
+from finetricks.streams import Streams
+from finetricks.trick import Trick
+from finetricks.validation import problems_of
+from finetricks.yaml_file import Document, Loc, dump_yaml, load_yaml, override
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import TrainingArguments
+
+    from finetricks.session import Session
+
+DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+M = TypeVar("M", bound=BaseModel)
+KEYS = ("model", "data", "training", "tricks", "layers")
+
+
+class Recipe:
+    """The tricks and settings of one run, immutable.
+
+    `Recipe(tricks=["stlr", {"discriminative_lr": {"decay": 2.6}}, MyTrick()])` in Python; `Recipe.load(file)` for
+    YAML. A recipe that names no model and no data is one for a model and a loader of your own.
+
+    Args:
+        model: a Hub name, a local folder, or a packaged model (`minilm`).
+        data: a `Data`, or a mapping of its fields.
+        training: a `Training`, or a mapping of its fields.
+        tricks: names, one-key mappings of a name to its values, or `Trick` instances.
+        layers: layer names to prefixes of module names, for a model whose order cannot be told.
+        catalog: where names are looked up; the installed tricks by default.
+
+    Raises:
+        RecipeError: with everything that is wrong, each with its place.
+    """
+
+    model: str | None
+    data: Data | None
+    training: Training
+    tricks: tuple[Named, ...]
+    layers: dict[str, list[str]] | None
+
+    def __init__(
+        self,
+        *,
+        model: str | None = None,
+        data: Data | Mapping[str, Any] | None = None,
+        training: Training | Mapping[str, Any] | None = None,
+        tricks: Iterable[str | Mapping[str, Any] | Trick] = (),
+        layers: Mapping[str, Sequence[str]] | None = None,
+        catalog: Catalog | None = None,
+    ) -> None:
+        given = {"model": model, "data": data, "training": training, "tricks": list(tricks), "layers": layers}
+        self._fill(
+            Document({key: value for key, value in given.items() if value is not None}),
+            catalog or installed(),
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = (), catalog: Catalog | None = None) -> Recipe:
+        """Read a recipe from a YAML file, with `a.b=c` overrides on top. Relative paths are relative to the file."""
+        return cls.from_document(override(load_yaml(path), overrides), catalog)
+
+    @classmethod
+    def from_document(cls, document: Document, catalog: Catalog | None = None) -> Recipe:
+        """A recipe from YAML that has been read already; its errors name the document's lines."""
+        recipe = cls.__new__(cls)
+        recipe._fill(document, catalog or installed())
+        return recipe
+
+    def _fill(self, document: Document, catalog: Catalog) -> None:
+        given = {} if document.data is None else document.data
+        if not isinstance(given, Mapping):
+            raise RecipeError(Problem(document.place(()), f"a recipe is a mapping with the keys {', '.join(KEYS)}"))
+        problems = [
+            Problem(
+                document.place((key,)),
+                f"unknown key {key!r}{suggest(str(key), KEYS)}; the keys are {', '.join(KEYS)}",
+            )
+            for key in given
+            if key not in KEYS
+        ]
+        reader = _Reader(document, catalog, problems)
+        self.model = reader.model(given.get("model"))
+        self.data = reader.data(given.get("data"))
+        self.training = reader.block("training", Training, given.get("training") or {}) or Training()
+        self.tricks = reader.tricks(given.get("tricks"))
+        self.layers = reader.layers(given.get("layers"))
+        self.catalog = catalog
+        if problems:
+            raise RecipeError(problems)
+
+    # -- what it says ------------------------------------------------------------------------------------
+
+    @property
+    def streams(self) -> Streams:
+        """The seeds of the run's three random streams."""
+        t = self.training
+        return Streams.derive(t.seed, init=t.init_seed, data=t.data_seed, dropout=t.dropout_seed)
+
+    def stack(self) -> Stack:
+        """The recipe's tricks, composed afresh."""
+        return Stack(self.tricks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain JSON values, every default filled in, paths absolute; `Recipe(**...)` reads it back."""
+        resolved: dict[str, Any] = {}
+        if self.model is not None:
+            resolved["model"] = self.model
+        if self.data is not None:
+            resolved["data"] = self.data.model_dump(mode="json")
+        resolved["training"] = self.training.model_dump(mode="json")
+        resolved["tricks"] = [{name: trick.model_dump(mode="json")} for name, trick in self.tricks]
+        if self.layers is not None:
+            resolved["layers"] = self.layers
+        return resolved
+
+    def to_yaml(self) -> str:
+        return dump_yaml(self.to_dict())
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that determines the run's result; what a checkpoint must agree with."""
+        text = json.dumps(self.to_dict() | {"training": _lasting(self.training)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"Recipe({', '.join(f'{key}={value!r}' for key, value in self.to_dict().items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    # -- what it is used for -----------------------------------------------------------------------------
+
+    def bind(self, model: nn.Module, loader: Iterable[Any], **options: Any) -> Session:
+        """Bind the recipe to a model and a loader of your own; see `finetricks.Session.bind` for the options."""
+        from finetricks.session import Session
+
+        return Session.bind(self, model, loader, **options)
+
+    def training_arguments(self, output_dir: str | Path, **more: Any) -> TrainingArguments:
+        """`transformers.TrainingArguments` that match the recipe's training settings; `more` goes on top."""
+        from finetricks.arguments import training_arguments
+
+        return training_arguments(self.training, output_dir, **more)
+
+
+def _lasting(training: Training) -> dict[str, Any]:
+    # How often a run is saved changes nothing of what it computes.
+    return training.model_dump(mode="json", exclude={"checkpoint"})
+
+
+class _Reader:
+    """Reads the blocks of a recipe, and notes every problem instead of stopping at the first."""
+
+    def __init__(self, document: Document, catalog: Catalog, problems: list[Problem]) -> None:
+        self.document = document
+        self.catalog = catalog
+        self.problems = problems
+
+    def note(self, loc: Loc, message: str) -> None:
+        self.problems.append(Problem(self.document.place(loc), message))
+
+    def block(self, key: str, kind: type[M], given: Any) -> M | None:
+        if isinstance(given, kind):
+            return given
+        if not isinstance(given, Mapping):
+            self.note((key,), f"a mapping with the keys {', '.join(kind.model_fields)}, got {given!r}")
+            return None
+        try:
+            return kind.model_validate(dict(given))
+        except ValidationError as error:
+            self.problems.extend(problems_of(error, kind, given, (key,), self.document.place))
+            return None
+
+    def model(self, given: Any) -> str | None:
+        if given is None:
+            return None
+        if not isinstance(given, str) or not given.strip():
+            self.note(("model",), f"a Hub name, a local folder, or a packaged model (minilm), got {given!r}")
+            return None
+        folder = self._folder(("model",)) / Path(given).expanduser()
+        if folder.is_dir():
+            return str(folder.resolve())
+        if given.startswith((".", "/", "~")):
+            self.note(("model",), f"no such folder: {folder}")
+        return given
+
+    def data(self, given: Any) -> Data | None:
+        if given is None:
+            return None
+        if isinstance(given, Data):
+            given = given.model_dump()
+        if isinstance(given, Mapping):
+            given = {key: self._source(key, value) for key, value in given.items()}
+        return self.block("data", Data, given)
+
+    def _source(self, key: str, value: Any) -> Any:
+        if key not in ("train", "valid", "test") or not isinstance(value, str):
+            return value
+        path = self._folder(("data", key)) / Path(value).expanduser()
+        if path.exists():
+            return str(path.resolve())
+        if value.lower().endswith(DATA_SUFFIXES) or value.startswith((".", "/", "~")):
+            self.note(("data", key), f"no such file: {path}")
+        return value
+
+    def _folder(self, loc: Loc) -> Path:
+        # What is given on the command line is relative to where the command is run.
+        given_there = any(loc[: len(o)] == o for o in self.document.overrides)
+        return Path.cwd() if given_there else self.document.folder
+
+    def tricks(self, given: Any) -> tuple[Named, ...]:
+        if given is None:
+            return ()
+        if not isinstance(given, Sequence) or isinstance(given, str):
+            self.note(("tricks",), f"a list such as [stlr, {{warmup: {{steps: 10}}}}], got {given!r}")
+            return ()
+        found = [named for index, entry in enumerate(given) if (named := self._trick(index, entry))]
+        for problem in conflicts(found):
+            self.problems.append(Problem(self.document.place(("tricks",)), str(problem)))
+        return tuple(found)
+
+    def _trick(self, index: int, entry: Any) -> Named | None:
+        if isinstance(entry, Trick):
+            return self.catalog.name_of(type(entry)), entry
+        if isinstance(entry, Mapping) and len(entry) == 1:
+            name, values = next(iter(entry.items()))
+        else:
+            name, values = entry, None
+        if not isinstance(name, str) or not (values is None or isinstance(values, Mapping)):
+            self.note(
+                ("tricks", index),
+                f"a trick's name, or one name with its values (name: {{key: value}}), got {entry!r}",
+            )
+            return None
+        loc: Loc = ("tricks", index, name)
+        try:
+            kind = self.catalog.get(name)
+            return name, kind.model_validate(dict(values or {}))
+        except UnknownTrick as error:
+            self.note(loc, str(error))
+        except ValidationError as error:
+            self.problems.extend(problems_of(error, kind, values or {}, loc, self.document.place))
+        return None
+
+    def layers(self, given: Any) -> dict[str, list[str]] | None:
+        if given is None:
+            return None
+        if isinstance(given, Mapping) and all(
+            isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, str) for item in value)
+            for value in given.values()
+        ):
+            return {str(name): list(value) for name, value in given.items()}
+        self.note(("layers",), f"layer names, each with a list of module names, got {given!r}")
+        return None

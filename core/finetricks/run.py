@@ -1,0 +1,235 @@
+"""One run: a recipe trained on its task, in a folder that can be resumed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from finetricks.errors import Diverged, InputError
+from finetricks.folder import RunFolder
+from finetricks.layers import find_layers
+from finetricks.plan import Plan, compile_plan, total_steps
+from finetricks.session import Session
+from finetricks.tasks import Task, load_task
+from finetricks.tasks.encode import loader, truncate
+from finetricks.tasks.metrics import compute_metrics
+from finetricks.tasks.predictions import score, write_predictions
+
+if TYPE_CHECKING:
+    import datasets
+
+    from finetricks.recipe import Recipe
+    from finetricks.stack import Stack
+
+OnProgress = Callable[[int, int, dict[str, float] | None], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. Metrics by name; `seconds` of training and evaluation, over all its resumptions."""
+
+    valid: dict[str, float]
+    test: dict[str, float] | None
+    seconds: float
+    steps: int
+    folder: Path
+
+
+def run(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    task: Task | None = None,
+    save_model: bool = True,
+    on_progress: OnProgress | None = None,
+) -> Result:
+    """Train `recipe` and write the run's folder `out`.
+
+    Args:
+        resume: continue from the newest whole checkpoint in `out`; a finished run is given as it is.
+        overwrite: replace the run in `out`.
+        task: the recipe's task, if it was loaded already.
+        save_model: write `model/`.
+        on_progress: called with (steps done, total steps, the metrics on valid if it was evaluated or None).
+
+    Raises:
+        InputError: the recipe, its data, its model or the folder cannot be used.
+        Diverged: the loss or the gradient is no longer finite.
+    """
+    folder = RunFolder(out)
+    folder.open(recipe, resume=resume, overwrite=overwrite)
+    if (done := folder.result()) is not None:
+        return Result(done["valid"], done["test"], done["seconds"], done["steps"], folder.path)
+    with _threads(recipe.training.threads):
+        task = task or task_of(recipe)
+        return _Run(recipe, task, folder).train(save_model, on_progress)
+
+
+def task_of(recipe: Recipe) -> Task:
+    """Load the task that a recipe names. Raises `InputError` when it names no model or no data."""
+    if recipe.model is None or recipe.data is None:
+        raise InputError("a run needs `model` and `data`: the recipe names only tricks, for a loop of your own")
+    return load_task(recipe.model, recipe.data, max_length=recipe.training.max_length)
+
+
+def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
+    """The plan that `run` would follow. Loads the model and the data; trains nothing."""
+    task = task or task_of(recipe)
+    stack, streams = recipe.stack(), recipe.streams
+    train = examples(task, stack, "train", streams.data)
+    model = stack.build(task.model(streams.init), streams.init, **about(task))
+    batches = loader(train, task.tokenizer, recipe.training.batch_size)
+    layers = find_layers(model, next(iter(batches)), recipe.layers)
+    per_epoch = -(-len(batches) // recipe.training.accumulation)
+    return compile_plan(
+        stack,
+        model,
+        layers,
+        total_steps=total_steps(recipe.training.epochs, per_epoch),
+        steps_per_epoch=per_epoch,
+        learning_rate=recipe.training.learning_rate,
+    )
+
+
+def about(task: Task) -> dict[str, Any]:
+    """What tricks are told of the task, in `Context`."""
+    return {"tokenizer": task.tokenizer, "max_length": task.max_length, "text_columns": task.text_columns}
+
+
+def examples(task: Task, stack: Stack, split: str, seed: int) -> datasets.Dataset:
+    """A split as the model will see it: changed by the tricks, then cut to the model's length."""
+    changed = stack.data(task.splits[split], split, seed, **about(task))
+    if not len(changed):
+        raise InputError(f"no example is left in {split} after the tricks {', '.join(stack.implementing('data'))}")
+    return truncate(changed, task.tokenizer, task.max_length)
+
+
+class _Run:
+    """The state of a run between its steps."""
+
+    def __init__(self, recipe: Recipe, task: Task, folder: RunFolder) -> None:
+        self.recipe = recipe
+        self.task = task
+        self.folder = folder
+        stack, streams = recipe.stack(), recipe.streams
+        self.splits = {split: examples(task, stack, split, streams.data) for split in task.splits}
+        saved = folder.checkpoints.newest()
+        model = stack.build(task.model(streams.init), streams.init, **about(task)).to(_device())
+        batches = loader(self.splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True)
+        self.session = Session.bind(recipe, model, batches, build=False, init=saved is None, context=about(task))
+        self.history: list[dict[str, Any]] = []
+        self.losses: list[float] = []  # since the last evaluation
+        self.seconds_before = 0.0
+        if saved is not None:
+            self.session.load_state_dict(saved)
+            self.history, self.losses, self.seconds_before = (
+                saved["history"],
+                saved["losses"],
+                saved["seconds"],
+            )
+        self.folder.write_metrics(self.history)
+        self.started = time.perf_counter()
+
+    def train(self, save_model: bool, on_progress: OnProgress | None) -> Result:
+        session, plan = self.session, self.session.plan
+        session.model.train()
+        for batch in session.batches():
+            loss = session.loss(batch)
+            self._watch(loss.item(), "loss")
+            session.backward(loss)
+            if not session.step():
+                continue
+            if session.grad_norm is not None:
+                self._watch(session.grad_norm.item(), "gradient")
+            metrics = self._evaluate("valid") if self._due(self.recipe.training.evaluate) else None
+            if metrics is not None:
+                self._record(metrics)
+            if self._due(self.recipe.training.checkpoint):
+                self.folder.checkpoints.save(session.global_step, self._state())
+            if on_progress is not None:
+                on_progress(session.global_step, plan.total_steps, metrics)
+        return self._end(save_model)
+
+    def _due(self, interval: int | str) -> bool:
+        """Whether what happens at this interval is due now; the run's end is always an interval's end."""
+        if interval == "off":
+            return False
+        plan, step = self.session.plan, self.session.global_step
+        every = plan.steps_per_epoch if interval == "epoch" else int(interval)
+        return step % every == 0 or step == plan.total_steps
+
+    def _watch(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise Diverged(self.session.global_step, what)
+        if what == "loss":
+            self.losses.append(value)
+
+    def _evaluate(self, split: str, path: Path | None = None) -> dict[str, float]:
+        dataset, task = self.splits[split], self.task
+        scores = score(self.session.model, dataset, task, self.recipe.training.eval_batch_size)
+        if path is not None:
+            write_predictions(path, dataset, scores, task)
+        return compute_metrics(task.kind, scores, dataset["labels"])
+
+    def _record(self, metrics: dict[str, float]) -> None:
+        session, plan = self.session, self.session.plan
+        last = session.global_step - 1
+        self.history.append(
+            {
+                "step": session.global_step,
+                "epoch": session.global_step / plan.steps_per_epoch,
+                "train_loss": sum(self.losses) / len(self.losses),
+                "valid": metrics,
+                "learning_rate": {group.name: plan.rate(group, last) for group in plan.groups},
+                "frozen": sorted(plan.stage_at(last).frozen),
+                "seconds": self._seconds(),
+            }
+        )
+        self.losses = []
+        self.folder.write_metrics(self.history)
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            **self.session.state_dict(),
+            "history": self.history,
+            "losses": self.losses,
+            "seconds": self._seconds(),
+        }
+
+    def _end(self, save_model: bool) -> Result:
+        model = self.session.finish()
+        valid = self._evaluate("valid", self.folder.predictions("valid"))
+        test = self._evaluate("test", self.folder.predictions("test")) if "test" in self.splits else None
+        if save_model:
+            model.save_pretrained(self.folder.model)
+            self.task.tokenizer.save_pretrained(self.folder.model)
+        result = Result(valid, test, self._seconds(), self.session.plan.total_steps, self.folder.path)
+        self.folder.write_result({key: value for key, value in vars(result).items() if key != "folder"})
+        return result
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

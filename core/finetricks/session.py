@@ -1,0 +1,379 @@
+"""A plan at work: optimizer, schedule, loss, freezing and the state to save, in any training loop."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from finetricks.errors import CheckpointError, FinetricksError
+from finetricks.freezing import Freezing
+from finetricks.layers import Layers, find_layers
+from finetricks.optimizers import create_optimizer, named_groups
+from finetricks.order import Order
+from finetricks.plan import Plan, compile_plan, total_steps
+from finetricks.stack import Criterion, Stack
+from finetricks.step import Step
+from finetricks.streams import child, seeded
+from finetricks.wrapped import inside_forward
+
+if TYPE_CHECKING:
+    from finetricks.recipe import Recipe
+    from finetricks.streams import Streams
+
+Forward = Callable[[nn.Module, Any], Any]
+
+
+class Session:
+    """A plan bound to a live model. `Session.bind` makes one for a loop of your own; `TrickTrainer` makes its own.
+
+    Attributes:
+        model: unwrapped.
+        plan: what will happen when.
+        optimizer: holds every parameter from the first step, in named groups (rule 2).
+        scheduler: sets each group's rate from the plan.
+        global_step: optimizer steps done.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        stack: Stack,
+        layers: Layers,
+        plan: Plan,
+        optimizer: torch.optim.Optimizer,
+        streams: Streams | None,
+        order: Order | None = None,
+        accumulation: int = 1,
+        batches_per_epoch: int | None = None,
+        clip: float = 0.0,
+        precision: str = "fp32",
+        forward: Forward | None = None,
+    ) -> None:
+        self.model = model
+        self.stack = stack
+        self.layers = layers
+        self.plan = plan
+        self.optimizer = optimizer
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _factors(plan, optimizer))
+        self.streams = streams
+        self.global_step = 0
+        self.state: dict[str, dict[str, Any]] = {name: {} for name, _ in stack.tricks}
+        self.grad_norm: torch.Tensor | None = None
+        self._order = order
+        self._accumulation = accumulation
+        self._batches_per_epoch = batches_per_epoch or plan.steps_per_epoch * accumulation
+        self._clip = clip
+        self._precision = precision
+        self._run_model = forward or _call
+        self._criterion = stack.criterion()
+        self._freezing = Freezing(model, layers)
+        self._micro_batch = 0
+
+    @classmethod
+    def bind(
+        cls,
+        recipe: Recipe,
+        model: nn.Module,
+        loader: Iterable[Any],
+        *,
+        learning_rate: float | None = None,
+        epochs: float | None = None,
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None,
+        forward: Forward | None = None,
+        criterion: Criterion | None = None,
+        steps_per_epoch: int | None = None,
+        build: bool = True,
+        init: bool = True,
+        context: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """Compile `recipe` for `model` and `loader`, and bind it.
+
+        What is not given comes from the recipe's training settings. The model's structure and weights are changed here
+        by tricks that do so; if a trick gives another model, `session.model` is it.
+
+        Args:
+            loader: of micro-batches, with a length.
+            learning_rate: base rate.
+            epochs: passes over the loader.
+            optimizer: makes an optimizer of parameter groups, to use one of your own.
+            forward: gives the outputs of `(model, batch)`; by default mappings are passed by keyword.
+            criterion: the loss of `(outputs, batch)` where no trick owns it; by default the loss that the model gave.
+            steps_per_epoch: optimizer steps of an epoch, for a loader without a length.
+            build: let tricks change the structure (false if they already did).
+            init: let tricks change weights (false if a checkpoint supplies them).
+            context: what tricks are told of the task: `tokenizer`, `max_length`, `text_columns` (see `Context`).
+
+        Raises:
+            LayersError: the order of the model's layers cannot be told.
+            TrickConflict: tricks that cannot stand together on this model.
+        """
+        training, streams = recipe.training, recipe.streams
+        stack = Stack(recipe.tricks, criterion=criterion)
+        if build:
+            model = stack.build(model, streams.init, **(context or {}))
+        layers = find_layers(model, _first(loader), recipe.layers, forward)
+        if init:
+            stack.init(model, layers, streams.init, **(context or {}))
+        batches = _length(loader, steps_per_epoch, training.accumulation)
+        per_epoch = -(-batches // training.accumulation)
+        plan = compile_plan(
+            stack,
+            model,
+            layers,
+            total_steps=total_steps(training.epochs if epochs is None else epochs, per_epoch),
+            steps_per_epoch=per_epoch,
+            learning_rate=training.learning_rate if learning_rate is None else learning_rate,
+        )
+        groups = named_groups(plan, model)
+        plain = training.streams == "none"
+        plain_seed = training.seed if training.data_seed is None else training.data_seed
+        return cls(
+            model=model,
+            stack=stack,
+            layers=layers,
+            plan=plan,
+            optimizer=optimizer(groups) if optimizer else create_optimizer(groups, training),
+            streams=None if plain else streams,
+            order=Order(loader, plain_seed if plain else streams.data, plain=plain),
+            accumulation=training.accumulation,
+            batches_per_epoch=batches,
+            clip=training.clip,
+            precision=training.precision,
+            forward=forward,
+        )
+
+    # -- the loop ----------------------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[Any]:
+        """All micro-batches that are left of the run, in the order of the data stream, on the model's device."""
+        if self._order is None:
+            raise FinetricksError("this session was not bound to a loader; its batches come from elsewhere")
+        device = next(self.model.parameters()).device
+        while self.global_step < self.plan.total_steps:
+            epoch, step_in_epoch = divmod(self.global_step, self.plan.steps_per_epoch)
+            for batch in self._order.epoch(epoch, step_in_epoch * self._accumulation + self._micro_batch):
+                before = (self.global_step, self._micro_batch)
+                yield _to(batch, device)
+                if (self.global_step, self._micro_batch) == before:
+                    raise FinetricksError(
+                        "session.step() was not called for the last batch; call it after each backward"
+                    )
+                if self.global_step >= self.plan.total_steps:
+                    break
+
+    def loss(self, batch: Any, model: nn.Module | None = None) -> torch.Tensor:
+        """Run the forward pass on a micro-batch and give its mean loss, as the tricks make it.
+
+        Args:
+            model: the wrapper to call (DistributedDataParallel, say); the bare model by default.
+        """
+        self.enter(self.global_step, self._micro_batch)
+        with self.dropout_stream():
+            return inside_forward(self.model, model or self.model, self._whole_loss, batch)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of `loss`, divided by the micro-batches that the optimizer step really holds."""
+        (loss / self._window()).backward()
+
+    def step(self) -> bool:
+        """End a micro-batch; when it completes an optimizer step, clip, update, and advance. Gives whether it did."""
+        self._micro_batch += 1
+        if self._micro_batch < self._window():
+            return False
+        if self._clip > 0:
+            self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.global_step += 1
+        self._micro_batch = 0
+        return True
+
+    def finish(self) -> nn.Module:
+        """Thaw everything and let the tricks put the model in the shape in which it is saved. Gives the model."""
+        self._freezing.apply(frozenset())
+        self.stack.finish(self.model)
+        return self.model
+
+    # -- the parts of a step, for trainers with a loop of their own --------------------------------------
+
+    def enter(self, step: int, micro_batch: int = 0) -> None:
+        """Bring the model to where the plan has it at `step`: freezes and thaws only where the plan changes."""
+        self.global_step = step
+        self._micro_batch = micro_batch
+        frozen = self.plan.stage_at(step).frozen
+        if frozen != self._freezing.frozen:
+            self._freezing.apply(frozen)
+
+    def dropout_stream(self) -> contextlib.AbstractContextManager[None]:
+        """The block in which the micro-batch's dropout is drawn; with `streams: none` the caller's own state."""
+        return contextlib.nullcontext() if self.streams is None else seeded(self._micro_seed())
+
+    def penalty(self) -> torch.Tensor | None:
+        """The tricks' penalty on the weights; `None` when there is none."""
+        return self.stack.regularize(self.model, self._step())
+
+    def _whole_loss(self, batch: Any) -> torch.Tensor:
+        step = self._step()
+        loss = self.stack.loss(step.forward(batch), batch, step)
+        penalty = self.stack.regularize(self.model, step)
+        return loss if penalty is None else loss + penalty
+
+    def _step(self) -> Step:
+        # The criterion is called later, with the step that it belongs to.
+        step = Step(
+            progress=self.plan.progress(self.global_step),
+            model=self.model,
+            forward=self._forward,
+            criterion=lambda outputs, batch: self._criterion(outputs=outputs, batch=batch, step=step),
+            layers=self.layers,
+            seed=self._micro_seed(),
+            stack=self.stack,
+            state=self.state,
+        )
+        return step
+
+    def _forward(self, batch: Any) -> Any:
+        if self._precision == "fp32":
+            return self._run_model(self.model, batch)
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, dtype=torch.bfloat16):
+            outputs = self._run_model(self.model, batch)
+        return _float32(outputs)
+
+    def _micro_seed(self) -> int:
+        rank = (
+            torch.distributed.get_rank()
+            if torch.distributed.is_available() and torch.distributed.is_initialized()
+            else 0
+        )
+        return child(self.streams.dropout if self.streams else 0, self.global_step, self._micro_batch, rank)
+
+    def _window(self) -> int:
+        """How many micro-batches the present optimizer step holds: fewer at an epoch's end."""
+        step_in_epoch = self.global_step % self.plan.steps_per_epoch
+        return min(self._accumulation, self._batches_per_epoch - step_in_epoch * self._accumulation)
+
+    # -- what is saved -----------------------------------------------------------------------------------
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with: the tricks, the groups by name, the plan, the streams. JSON values."""
+        return {
+            "tricks": {name: trick.model_dump(mode="json") for name, trick in self.stack.tricks},
+            "groups": {group.name: list(group.parameters) for group in self.plan.groups},
+            "steps": {"total": self.plan.total_steps, "per_epoch": self.plan.steps_per_epoch},
+            "accumulation": self._accumulation,
+            "streams": None if self.streams is None else vars(self.streams),
+            "plan": self.plan.fingerprint(),
+        }
+
+    def check_identity(self, other: Mapping[str, Any]) -> None:
+        """Raise `CheckpointError`, with what differs, when `other` is the identity of another run (rule 5)."""
+        own = self.identity()
+        differing = [key for key in own if own[key] != other.get(key)]
+        if not differing:
+            return
+        details = [_difference(key, own[key], other.get(key)) for key in differing if key != "plan"]
+        if not details:
+            details = ["the plan: learning rates, weight decay or frozen layers"]
+        raise CheckpointError("the checkpoint belongs to another run; what differs: " + "; ".join(details))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that resume needs, for `torch.save`; it can be loaded with `weights_only=True`.
+
+        Raises:
+            FinetricksError: called between the micro-batches of one optimizer step, or for a loader whose order is not
+                finetricks' to continue (an exact resume is refused, not pretended).
+        """
+        if self._micro_batch:
+            raise FinetricksError("save between optimizer steps: this one still waits for micro-batches")
+        if self._order is not None and not self._order.owned:
+            raise FinetricksError(
+                "exact resume needs a loader over a map-style data set with torch's own sampler; the order of this one "
+                "cannot be continued. Save the model alone with model.state_dict()"
+            )
+        return {
+            "identity": self.identity(),
+            "global_step": self.global_step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "tricks": self.state,
+            "rng": torch.get_rng_state() if self.streams is None else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken. Raises `CheckpointError` for another run's state."""
+        self.check_identity(state["identity"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.state = {name: dict(state["tricks"].get(name, {})) for name, _ in self.stack.tricks}
+        if state["rng"] is not None:
+            torch.set_rng_state(state["rng"].cpu())
+        self.enter(state["global_step"])
+
+
+def _factors(plan: Plan, optimizer: torch.optim.Optimizer) -> list[Callable[[int], float]]:
+    by_name = {group.name: group for group in plan.groups}
+
+    def factor(name: str) -> Callable[[int], float]:
+        return lambda step: plan.factor(by_name[name], step)
+
+    return [factor(group["name"]) for group in optimizer.param_groups]
+
+
+def _call(model: nn.Module, batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple | list) else model(batch)
+
+
+def _first(loader: Iterable[Any]) -> Any:
+    """One batch to find the layers with; the loader's own random draws do not reach the caller."""
+    if isinstance(loader, Iterator):
+        return None  # what is taken from an iterator is gone
+    with seeded(0):
+        return next(iter(loader), None)
+
+
+def _length(loader: Iterable[Any], steps_per_epoch: int | None, accumulation: int) -> int:
+    if steps_per_epoch is not None:
+        return steps_per_epoch * accumulation
+    try:
+        length = len(loader)  # type: ignore[arg-type]
+    except TypeError:
+        raise FinetricksError("this loader has no length, and a plan needs one: give steps_per_epoch=...") from None
+    if not length:
+        raise FinetricksError("this loader has no batches")
+    return length
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Mapping):
+        return {key: _to(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(_to(value, device) for value in batch)
+    return batch.to(device) if isinstance(batch, torch.Tensor) else batch
+
+
+def _float32(outputs: Any) -> Any:
+    from accelerate.utils import convert_to_fp32
+
+    return convert_to_fp32(outputs)
+
+
+def _difference(key: str, own: Any, other: Any) -> str:
+    if isinstance(own, dict) and isinstance(other, dict):
+        parts = [
+            f"{key}.{name}: {other.get(name, 'absent')} there, {own.get(name, 'absent')} here"
+            for name in {**other, **own}
+            if own.get(name) != other.get(name)
+        ]
+        return "; ".join(parts[:3]) + (f"; and {len(parts) - 3} more" if len(parts) > 3 else "")
+    return f"{key}: {other} there, {own} here"

@@ -1,0 +1,278 @@
+"""The plan at work in a Hugging Face Trainer.
+
+`TrickMixin` goes first among the bases of any Trainer (`class MyTrainer(TrickMixin, SFTTrainer)`); `TrickTrainer` is
+the mixin over `transformers.Trainer`. The Trainer keeps its loop, its arguments and its callbacks; the session supplies
+the optimizer's groups, the schedule, the freezing, the loss and the random streams.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import RandomSampler, Sampler
+from transformers import Trainer, TrainingArguments, get_scheduler
+
+from finetricks.arguments import check_arguments
+from finetricks.errors import CheckpointError, FinetricksError
+from finetricks.layers import Layers, find_layers
+from finetricks.optimizers import named_groups
+from finetricks.order import EpochSampler
+from finetricks.plan import compile_plan
+from finetricks.recipe import Recipe
+from finetricks.session import Session
+from finetricks.stack import Criterion, Stack
+from finetricks.streams import Streams, seeded
+from finetricks.trainer_checkpoint import load_tricks, save_tricks, usable_checkpoint
+
+logger = logging.getLogger(__name__)
+
+# These normalise by `num_items_in_batch` when they are given it. Other heads take it, ignore it and average, and the
+# Trainer believes that they did: under accumulation their gradients would be too large by the number of micro-batches.
+NORMALISED_BY_ITEMS = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
+
+
+class TrickMixin(Trainer):
+    """A Trainer that trains by a recipe. Training settings come from `args`; the recipe's are not used.
+
+    Args:
+        recipe: the tricks; seeds of single streams where the recipe sets them.
+        Everything else is the Trainer's own.
+
+    Raises:
+        RecipeError: a trick and `args` set the same thing.
+        CheckpointError: on resuming, for a checkpoint that lacks a part or belongs to another run.
+    """
+
+    def __init__(self, *positional: Any, recipe: Recipe, **keywords: Any) -> None:
+        self.recipe = recipe
+        self.session: Session | None = None
+        self._length: tuple[int, int] | None = None
+        self._checkpoint: Path | None = None
+        self._micro: int | None = None
+        self._fresh = True
+        stack = recipe.stack()
+        args = keywords.get("args", positional[1] if len(positional) > 1 else None)
+        if isinstance(args, TrainingArguments):
+            check_arguments(stack, args)
+            if stack.implementing("freeze") and args.ddp_find_unused_parameters is None:
+                args.ddp_find_unused_parameters = True  # rule 9; the default flips under gradient checkpointing
+        super().__init__(*positional, **keywords)
+        if not isinstance(args, TrainingArguments):
+            check_arguments(stack, self.args)
+        self.train_dataset = self._changed(stack, self.train_dataset, "train")
+        self.eval_dataset = self._changed(stack, self.eval_dataset, "valid")
+        if self.model_init is None:
+            self.model = self._built(self.model)
+            self.model_wrapped = self.model
+
+    # -- what tricks change before training --------------------------------------------------------------
+
+    @property
+    def streams(self) -> Streams:
+        """The run's random streams, from `args` and what the recipe overrides."""
+        own = self.recipe.training
+        data = self.args.data_seed if own.data_seed is None else own.data_seed
+        return Streams.derive(self.args.seed, init=own.init_seed, data=data, dropout=own.dropout_seed)
+
+    @property
+    def _plain(self) -> bool:
+        return self.recipe.training.streams == "none"
+
+    def _context(self) -> dict[str, Any]:
+        tokenizer = self.processing_class
+        return {"tokenizer": tokenizer, "max_length": getattr(tokenizer, "model_max_length", None)}
+
+    def _changed(self, stack: Stack, dataset: Any, split: str) -> Any:
+        if dataset is None or not stack.implementing("data"):
+            return dataset
+        if isinstance(dataset, Mapping):
+            return {
+                name: stack.data(part, split, self.streams.data, **self._context()) for name, part in dataset.items()
+            }
+        return stack.data(dataset, split, self.streams.data, **self._context())
+
+    def _built(self, model: Any) -> Any:
+        built = self.recipe.stack().build(model, self.streams.init, tokenizer=self.processing_class)
+        if self.place_model_on_device:
+            self._move_model_to_device(built, self.args.device)
+        return built
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        self._fresh = True
+        return self._built(super().call_model_init(trial))
+
+    # -- training ----------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **keywords: Any) -> Any:
+        self._checkpoint = usable_checkpoint(resume_from_checkpoint, self.args)
+        output = super().train(resume_from_checkpoint=str(self._checkpoint) if self._checkpoint else None, **keywords)
+        if self.session is not None:
+            self.session.finish()
+        return output
+
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: Any) -> Any:
+        values = super().set_initial_training_values(args, dataloader)
+        _, steps_per_epoch, *_, max_steps = values
+        self._length = (max_steps, steps_per_epoch)
+        return values
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self._length is None:
+            raise FinetricksError("the optimizer of a recipe is made by trainer.train(), which knows the run's length")
+        self._mend_normalisation()
+        layers = self._layers()
+        stack = self.recipe.stack()
+        if self._fresh and self._checkpoint is None:
+            stack.init(self.model, layers, self.streams.init, tokenizer=self.processing_class)
+            self._fresh = False
+        max_steps, steps_per_epoch = self._length
+        stack = Stack(self.recipe.tricks, schedule=self._schedule(stack, max_steps), criterion=self._criterion())
+        plan = compile_plan(
+            stack,
+            self.model,
+            layers,
+            total_steps=max_steps,
+            steps_per_epoch=steps_per_epoch,
+            learning_rate=self.args.learning_rate,
+            weight_decay=dict.fromkeys(self.get_decay_parameter_names(self.model), self.args.weight_decay)
+            if self.args.weight_decay
+            else None,
+        )
+        for warning in plan.warnings():
+            logger.warning(warning)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        if "params" in options or "optimizer_dict" in options or not isinstance(kind, type):
+            raise FinetricksError(
+                f"optim={self.args.optim} chooses its own parameter groups; a plan cannot rule over them"
+            )
+        self.optimizer = kind(named_groups(plan, self.model), **options)
+        self.session = Session(
+            model=self.model,
+            stack=stack,
+            layers=layers,
+            plan=plan,
+            optimizer=self.optimizer,
+            streams=None if self._plain else self.streams,
+            accumulation=self.args.gradient_accumulation_steps,
+        )
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        assert self.session is not None
+        self.lr_scheduler = self.session.scheduler
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _layers(self) -> Layers:
+        return find_layers(self.model, self._sample(), self.recipe.layers)
+
+    def _sample(self) -> Any:
+        """Two examples of the training set as a batch, to find the layers with; draws nothing from the global state."""
+        dataset = self.train_dataset
+        with seeded(0):
+            if not hasattr(dataset, "__getitem__"):
+                return None
+            collate = self._get_collator_with_removed_columns(self.data_collator)
+            batch = collate([dataset[index] for index in range(min(2, len(dataset)))])
+        return self._prepare_inputs(batch)
+
+    def _mend_normalisation(self) -> None:
+        if getattr(self.model, "loss_type", None) not in NORMALISED_BY_ITEMS or self._replaces_loss():
+            self.model_accepts_loss_kwargs = False
+
+    def _schedule(self, stack: Stack, steps: int) -> list[float] | None:
+        """The factor at each step of the schedule that `args` name, when no trick owns the schedule."""
+        if stack.owner("schedule") is not None:
+            return None
+        stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+        scheduler = get_scheduler(
+            self.args.lr_scheduler_type,
+            optimizer=stand_in,
+            num_warmup_steps=self.args.get_warmup_steps(steps),
+            num_training_steps=steps,
+            scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+        )
+        if not isinstance(scheduler, LambdaLR):
+            raise FinetricksError(
+                f"lr_scheduler_type={self.args.lr_scheduler_type.value!r} decides while training; a plan cannot hold it"
+            )
+        return [scheduler.lr_lambdas[0](step) for step in range(steps)]
+
+    def _criterion(self) -> Criterion | None:
+        """What `args` and the Trainer's caller make of outputs and labels, for tricks that wrap it."""
+        if self.compute_loss_func is not None:
+            return lambda outputs, batch: self.compute_loss_func(outputs, batch["labels"], num_items_in_batch=None)
+        if self.label_smoother is not None:
+            return lambda outputs, batch: self.label_smoother(outputs, batch["labels"])
+        return None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        sampler = super()._get_train_sampler(train_dataset)
+        if self._plain or type(sampler) is not RandomSampler:
+            return sampler
+        return EpochSampler(len(sampler), self.streams.data)
+
+    # -- a step ------------------------------------------------------------------------------------------
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        assert self.session is not None
+        step = self.state.global_step
+        self._micro = self._micro + 1 if self._micro is not None and step == self.session.global_step else 0
+        self.session.enter(step, self._micro)
+        with self._in_step():
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    @contextlib.contextmanager
+    def _in_step(self) -> Iterator[None]:
+        self._training = True
+        try:
+            yield
+        finally:
+            self._training = False
+
+    _training = False
+
+    def _replaces_loss(self) -> bool:
+        return bool(self.recipe.stack().implementing("loss"))
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if not self._training or self.session is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self._replaces_loss():
+            return self.session.loss(inputs, model)
+        with self.session.dropout_stream():
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        penalty = self.session.penalty()
+        if penalty is None:
+            return result
+        return (result[0] + penalty, result[1]) if return_outputs else result + penalty
+
+    # -- checkpoints -------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        assert self.session is not None
+        if self.args.should_save:
+            # Before the Trainer's own parts: what it writes last marks a whole checkpoint.
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            save_tricks(folder, self.session)
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self.session is not None:
+            load_tricks(Path(checkpoint), self.session)
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+
+class TrickTrainer(TrickMixin, Trainer):
+    """A `transformers.Trainer` that trains by a recipe: `TrickTrainer(recipe=..., model=..., args=..., ...)`."""
+
+
+__all__ = ["CheckpointError", "TrickMixin", "TrickTrainer"]

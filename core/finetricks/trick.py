@@ -1,0 +1,48 @@
+"""What a trick is: typed hyper-parameters and one or more hooks, immutable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Trick(BaseModel):
+    """Base class of all tricks.
+
+    Fields are the hyper-parameters: annotate each with its type, its bounds and, where it can be searched, a
+    `Choice`. Methods marked with `@hookimpl` are the hooks (see `finetricks.hooks`). The docstring's first line
+    is what `finetricks list` shows; it ends with the source.
+
+    Class attributes:
+        neutral: values at which the trick equals its absence, bit for bit (rule 7); `None` when it has none.
+        conflicts: names of tricks that this one cannot stand beside, each with the reason.
+        requires: names of tricks that must stand in the same recipe, each with the reason.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    neutral: ClassVar[dict[str, Any] | None] = None
+    conflicts: ClassVar[dict[str, str]] = {}
+    requires: ClassVar[dict[str, str]] = {}
+
+
+@dataclass(frozen=True, init=False)
+class Choice:
+    """The values that a study tries for a field by default: `Annotated[float, Choice(0.05, 0.1)]`."""
+
+    values: tuple[Any, ...]
+
+    def __init__(self, *values: Any) -> None:
+        object.__setattr__(self, "values", values)
+
+
+def search_space(trick: type[Trick]) -> dict[str, tuple[Any, ...]]:
+    """The default values to try for each field of `trick` that carries a `Choice`."""
+    return {
+        name: item.values
+        for name, field in trick.model_fields.items()
+        for item in field.metadata
+        if isinstance(item, Choice)
+    }

@@ -1,0 +1,18 @@
+"""Shared fixtures: no network, one thread, and a tiny model that the tests can save and load."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _global_state_is_left_alone() -> None:
+    """Every test may assume that the global random state is the seed 0's; what it does to it is its own affair."""
+    torch.manual_seed(0)

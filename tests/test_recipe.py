@@ -1,0 +1,170 @@
+"""Recipes: YAML and Python equal in power, checked as a whole, every error with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from finetricks import Progress, Recipe, RecipeError, Trick, hookimpl, installed
+from finetricks.streams import Streams
+from finetricks.yaml_file import parse_yaml
+
+
+class Flat(Trick):
+    """A constant factor."""
+
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+    @hookimpl
+    def schedule(self, progress: Progress) -> float:
+        return self.factor
+
+
+class Steep(Flat):
+    """Another owner of the schedule."""
+
+
+CATALOG = installed().with_classes([Flat, Steep])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "train.csv").write_text("text,label\na,1\nb,2\n")
+    return tmp_path
+
+
+def load(folder: Path, text: str, *overrides: str) -> Recipe:
+    (folder / "recipe.yaml").write_text(text)
+    return Recipe.load(folder / "recipe.yaml", overrides, CATALOG)
+
+
+def problems(folder: Path, text: str, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as error:
+        load(folder, text, *overrides)
+    return [str(problem) for problem in error.value.problems]
+
+
+def test_yaml_and_python_say_the_same(folder: Path) -> None:
+    from_yaml = load(
+        folder,
+        "model: minilm\ndata: {train: train.csv, valid: 0.2}\ntraining: {epochs: 2, learning_rate: 2e-4}\n"
+        "tricks:\n  - flat: {factor: 0.25}\n",
+    )
+    in_python = Recipe(
+        model="minilm",
+        data={"train": str(folder / "train.csv"), "valid": 0.2},
+        training={"epochs": 2, "learning_rate": 2e-4},
+        tricks=[Flat(factor=0.25)],
+        catalog=CATALOG,
+    )
+    assert from_yaml == in_python
+    assert from_yaml.fingerprint == in_python.fingerprint
+    assert from_yaml.training.learning_rate == 2e-4
+    assert from_yaml.tricks == (("flat", Flat(factor=0.25)),)
+
+
+def test_the_resolved_recipe_reads_back_as_itself(folder: Path) -> None:
+    recipe = load(folder, "model: minilm\ndata: {train: train.csv}\ntricks: [flat]\n")
+    again = Recipe.from_document(parse_yaml(recipe.to_yaml()), CATALOG)
+    assert again == recipe
+    assert recipe.to_dict()["data"]["train"] == str(folder / "train.csv")
+    assert recipe.to_dict()["tricks"] == [{"flat": {"factor": 0.5}}]
+
+
+def test_all_errors_are_shown_at_once_each_with_its_place(folder: Path) -> None:
+    found = problems(
+        folder,
+        "model: ./nowhere\n"
+        "data:\n"
+        "  train: absent.csv\n"
+        "  valid: 1.5\n"
+        "training:\n"
+        "  epoch: 3\n"
+        "  batch_size: -1\n"
+        "  optimizer: adamx\n"
+        "tricks:\n"
+        "  - flatt\n"
+        "  - flat: {factor: 2}\n"
+        "  - steep: {facto: 0.1}\n"
+        "trick: []\n",
+    )
+    assert found == [
+        "recipe.yaml:13 trick: unknown key 'trick' (did you mean 'tricks'?); "
+        "the keys are model, data, training, tricks, layers",
+        f"recipe.yaml:1 model: no such folder: {folder / 'nowhere'}",
+        f"recipe.yaml:3 data.train: no such file: {folder / 'absent.csv'}",
+        "recipe.yaml:4 data.valid: input should be a valid string or input should be less than 1, got 1.5",
+        "recipe.yaml:6 training.epoch: unknown key 'epoch' (did you mean 'epochs'?); the keys are "
+        + ", ".join(type(Recipe().training).model_fields),
+        "recipe.yaml:7 training.batch_size: input should be greater than 0, got -1",
+        "recipe.yaml:8 training.optimizer: input should be 'adamw' or 'sgd', got 'adamx'",
+        "recipe.yaml:10 tricks.0.flatt: unknown trick 'flatt' (did you mean 'flat'?); "
+        "`finetricks list` shows what is installed",
+        "recipe.yaml:11 tricks.1.flat.factor: input should be less than or equal to 1, got 2",
+        "recipe.yaml:12 tricks.2.steep.facto: unknown key 'facto' (did you mean 'factor'?); the keys are factor",
+    ]
+
+
+def test_a_missing_file_and_a_missing_key_are_named(folder: Path) -> None:
+    assert problems(folder, "data:\n  train: absent.csv\n") == [
+        f"recipe.yaml:2 data.train: no such file: {folder / 'absent.csv'}"
+    ]
+    (missing,) = problems(folder, "model: minilm\ndata:\n  valid: 0.1\n")
+    assert missing.startswith("recipe.yaml:2 data.train: is missing: A file (.csv")
+
+
+def test_two_owners_are_refused_before_anything_is_loaded(folder: Path) -> None:
+    assert problems(folder, "tricks: [flat, steep]\n") == [
+        "recipe.yaml:1 tricks: flat and steep both own the 'schedule' hook; pick one"
+    ]
+    assert "stands twice" in problems(folder, "tricks: [flat, flat]\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "a recipe is a mapping with the keys"),
+        ("tricks: flat", "a list such as"),
+        ("tricks: [{flat: 1}]", "a trick's name, or one name with its values"),
+        ("tricks: [{flat: {}, steep: {}}]", "a trick's name, or one name with its values"),
+        ("training: 3", "a mapping with the keys epochs"),
+        ("model: 3", "a Hub name, a local folder"),
+        ("layers: [a]", "layer names, each with a list of module names"),
+    ],
+)
+def test_wrong_shapes_are_explained(folder: Path, text: str, message: str) -> None:
+    assert any(message in problem for problem in problems(folder, text))
+
+
+def test_paths_are_relative_to_what_names_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "other.csv").write_text("text,label\n")
+    monkeypatch.chdir(elsewhere)
+    assert load(folder, "data: {train: train.csv}").data.train == str(folder / "train.csv")
+    assert load(folder, "data: {train: train.csv}", "data.train=other.csv").data.train == str(elsewhere / "other.csv")
+    assert load(folder, "data: {train: imdb}").data.train == "imdb"  # a data set's name
+
+
+def test_an_override_out_of_range_is_placed_on_the_command_line(folder: Path) -> None:
+    assert problems(folder, "training: {epochs: 1}\n", "training.epochs=0") == [
+        "--set training.epochs: input should be greater than 0, got 0"
+    ]
+
+
+def test_the_fingerprint_is_of_what_determines_the_result() -> None:
+    base = Recipe(tricks=[Flat()], catalog=CATALOG)
+    assert base.fingerprint == Recipe(tricks=["flat"], training={"checkpoint": 10}, catalog=CATALOG).fingerprint
+    assert base.fingerprint != Recipe(tricks=[Flat(factor=0.1)], catalog=CATALOG).fingerprint
+    assert base.fingerprint != Recipe(tricks=[Flat()], training={"seed": 1}, catalog=CATALOG).fingerprint
+
+
+def test_streams_can_be_set_one_by_one() -> None:
+    assert Recipe(training={"seed": 3}).streams == Streams.derive(3)
+    changed = Recipe(training={"seed": 3, "data_seed": 4}).streams
+    assert changed.init == Streams.derive(3).init
+    assert changed.dropout == Streams.derive(3).dropout
+    assert changed.data == Streams.derive(4).data
