@@ -80,7 +80,9 @@ def test_a_missing_file_is_named(tmp_path) -> None:
 
 def test_override_sets_nested_values_and_entries_of_a_list_by_name() -> None:
     document = parse_yaml("training: {epochs: 3}\ntricks: [stlr, {warmup: {steps: 1}}]")
-    changed = override(document, ["training.epochs=5", "data.train=x.csv", "tricks.stlr.ratio=10", "tricks.warmup.steps=2"])
+    changed = override(
+        document, ["training.epochs=5", "data.train=x.csv", "tricks.stlr.ratio=10", "tricks.warmup.steps=2"]
+    )
     assert changed.data == {
         "training": {"epochs": 5},
         "data": {"train": "x.csv"},

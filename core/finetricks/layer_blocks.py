@@ -46,10 +46,12 @@ def candidate_blocks(model: nn.Module, *, traced: bool) -> list[tuple[Block, ...
         traced: whether a trace will check the order. Without one, a list of single matrices is not taken for a chain:
             nothing says that they run one after the other.
     """
-    items = [item for run in _outermost_runs(base_model(model) or model) for item in _items(run)]
-    if items:
-        opened = [block for item in items for block in _open_stage(item)]
-        ways = [_as_blocks(model, opened), _as_blocks(model, items)]
+    runs = list(_outermost_runs(base_model(model) or model))
+    if runs:
+        ways = [
+            _as_blocks(model, [block for run in runs for block in _open_stages(run)]),
+            _as_blocks(model, [item for run in runs for item in _items(run)]),
+        ]
         return ways[:1] if ways[0] == ways[1] else ways
     blocks = _recurrent_blocks(model) or _as_blocks(model, _chain(model, traced))
     return [blocks] if blocks else []
@@ -63,6 +65,15 @@ def base_model(model: nn.Module) -> nn.Module | None:
         if isinstance(base, nn.Module) and base is not module:
             return base
     return None
+
+
+def parameterless_leaves(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules without parameters and without children, by name: dropout, activations."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if next(module.children(), None) is None and next(module.parameters(), None) is None
+    }
 
 
 def registered_depths(model: nn.Module, blocks: Sequence[Sequence[nn.Parameter]]) -> dict[str, int]:
@@ -123,18 +134,31 @@ def _outermost_runs(module: nn.Module) -> Iterator[nn.Module]:
             yield from _outermost_runs(child)
 
 
-def _open_stage(item: nn.Module) -> Iterator[nn.Module]:
-    """The blocks inside a stage: one nested run, of one class, that holds at least half its parameters.
+def _open_stages(run: nn.Module) -> Iterator[nn.Module]:
+    """The blocks of a run, those inside its stages included."""
+    items = _items(run)
+    alike = len({tuple(parameter.shape for parameter in item.parameters()) for item in items}) == 1
+    for item in items:
+        inner = _stage_run(item, alike)
+        if inner is None:
+            yield item
+        else:
+            yield from _open_stages(inner)
 
-    The half keeps blocks whole that hold something small several times: adapters, the short FFNs of MobileBERT.
+
+def _stage_run(item: nn.Module, alike: bool) -> nn.Module | None:
+    """The run inside a stage: several items of one class that make up the whole, or half of one of unlike stages.
+
+    Stages differ in width or length. Blocks that are alike stay whole though much of them repeats (experts, the short
+    FFNs of MobileBERT).
     """
     for run in _outermost_runs(item):
-        items = _items(run)
-        if len(items) > 1 and len({type(inner) for inner in items}) == 1 and 2 * _size(run) >= _size(item):
-            for inner in items:
-                yield from _open_stage(inner)
-            return
-    yield item
+        inner = _items(run)
+        repeats = len(inner) > 1 and len({type(module) for module in inner}) == 1
+        share = _size(run) / _size(item)
+        if repeats and (share == 1 or (share >= 0.5 and not alike)):
+            return run
+    return None
 
 
 def _recurrent_blocks(model: nn.Module) -> tuple[Block, ...]:
@@ -151,7 +175,7 @@ def _recurrent_blocks(model: nn.Module) -> tuple[Block, ...]:
 
 
 def _chain(model: nn.Module, traced: bool) -> list[nn.Module]:
-    """The items of the container that holds most of them, such as the linear layers of an MLP; embedding tables are not blocks."""
+    """The items of the container that holds most of them, such as the layers of an MLP, without embedding tables."""
     kinds = _CONTAINERS if traced else (nn.Sequential,)
     chains = [
         [item for item in _items(module) if not isinstance(item, _EMBEDDING_TABLES)]

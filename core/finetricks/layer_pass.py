@@ -95,5 +95,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 def _configs_with_cache(model: nn.Module) -> list[Any]:
     """The configurations (of transformers) that ask for a cache of keys and values: the trace has no use for one."""
-    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None}
+    configs = {
+        id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None
+    }
     return [config for config in configs.values() if getattr(config, "use_cache", None) is True]

@@ -42,8 +42,7 @@ def assign(model: nn.Module, spec: Mapping[str, Sequence[str]]) -> dict[str, str
         place = f"layers.{layer}"
         if isinstance(prefixes, str):
             problems.append(Problem(place, f"expected a list of module names, got {prefixes!r}; write [{prefixes}]"))
-            prefixes = [prefixes]
-        for prefix in prefixes:
+        for prefix in [prefixes] if isinstance(prefixes, str) else prefixes:
             if prefix in layer_of:
                 problems.append(Problem(place, f"{prefix!r} stands in {layer_of[prefix]} already"))
             elif not any(_covers(prefix, name) for name in names):
@@ -108,7 +107,9 @@ def _layer_problems(layers: Sequence[str]) -> Iterator[Problem]:
     for layer in layers:
         if layer not in known:
             hint = suggest(layer, [EMBEDDINGS, HEAD, block_name(0)])
-            yield Problem(f"layers.{layer}", f"no such layer{hint}; the names are embeddings, block.0, block.1, ..., head")
+            yield Problem(
+                f"layers.{layer}", f"no such layer{hint}; the names are embeddings, block.0, block.1, ..., head"
+            )
     blocks = sum(map(is_block, known))
     expected = [
         *([EMBEDDINGS] if EMBEDDINGS in known else []),
@@ -118,7 +119,9 @@ def _layer_problems(layers: Sequence[str]) -> Iterator[Problem]:
     if not layers:
         yield Problem("layers", "no layer is given")
     elif known != expected:
-        yield Problem("layers", f"expected the order from input to output {', '.join(expected)}, got {', '.join(known)}")
+        yield Problem(
+            "layers", f"expected the order from input to output {', '.join(expected)}, got {', '.join(known)}"
+        )
 
 
 def _summary(model: nn.Module, uncovered: Sequence[str]) -> list[str]:

@@ -7,23 +7,31 @@ lies upstream of the first block is embeddings, and what only the model's output
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.autograd.graph import Node, get_gradient_edge
 
-from finetricks.errors import LayersError
-from finetricks.layer_blocks import EMBEDDINGS, Block
+from finetricks.errors import LayersError, Problem
+from finetricks.layer_blocks import EMBEDDINGS, Block, parameterless_leaves
 from finetricks.layer_pass import ROWS, default_forward, first_rows, tensors, undisturbed
 
 Forward = Callable[[nn.Module, Any], Any]
 
 
 class OutOfOrder(LayersError):
-    """The blocks do not run one after the other in the order in which they are listed."""
+    """The blocks do not run one after the other in the order in which they are registered.
+
+    `called` names them in the order in which they ran.
+    """
+
+    def __init__(self, problems: str | Problem | Iterable[Problem], called: Iterable[str] = ()) -> None:
+        super().__init__(problems)
+        self.called = tuple(called)
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Trace:
     """What a traced forward pass shows. Depths as in `finetricks.layer_blocks`.
 
     Attributes:
-        parameters: depth of each parameter outside the blocks that the output depends on.
+        parameters: the lowest depth at which each parameter acts; those that the output does not depend on are missing.
         leaves: depths at which each module without parameters or children was called.
         gap: why the trace says nothing (a block that was not called, a graph that is cut); empty when it is whole.
     """
@@ -48,19 +56,20 @@ def trace(model: nn.Module, batch: Any, blocks: Sequence[Block], forward: Forwar
     afterwards as they were.
 
     Raises:
-        OutOfOrder: the blocks run in another order than the listed one, or side by side.
+        OutOfOrder: the blocks run in another order than that of registration, or side by side.
         LayersError: the forward pass failed.
     """
     rows = first_rows(model, batch)
     recorder = _Recorder(blocks)
     with undisturbed(model), recorder.watching(model):
         try:
-            recorder.output = _nodes((forward or default_forward)(model, rows))
+            output = (forward or default_forward)(model, rows)
         except Exception as error:
             raise LayersError(
                 f"the forward pass on {ROWS} rows of the batch that finds the model's layers failed with "
                 f"{type(error).__name__}: {error}"
             ) from error
+        recorder.output = _nodes(output)
         return _read(recorder, blocks)
 
 
@@ -77,12 +86,14 @@ class _Event:
     operation changes a tensor's node later.
     """
 
-    kind: str
+    kind: Literal["enter", "leave", "leaf"]
     module: nn.Module
     nodes: list[Node]
 
 
 class _Recorder:
+    """Takes down what the hooks see during the forward pass; `_read` makes sense of it afterwards."""
+
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.depth_of = {block.module: depth for depth, block in enumerate(blocks)}  # the last, of those that share it
         self.events: list[_Event] = []
@@ -120,18 +131,16 @@ class _Recorder:
             self.events.append(_Event("leaf", module, _nodes((args, kwargs))))
 
 
-def parameterless_leaves(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules without parameters and without children, by name: dropout, activations."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if next(module.children(), None) is None and next(module.parameters(), None) is None
-    }
-
-
 def _nodes(value: Any) -> list[Node]:
-    """The graph nodes of the differentiable tensors in `value`; a leaf's node is the one that collects its gradient."""
-    return [get_gradient_edge(tensor).node for tensor in tensors(value) if tensor.requires_grad]
+    """The graph nodes that computed the tensors in `value`; of a weight itself, the node that collects its gradient."""
+    nodes = []
+    for tensor in tensors(value):
+        if tensor.grad_fn is not None:
+            nodes.append(tensor.grad_fn)
+        elif isinstance(tensor, nn.Parameter) and tensor.requires_grad:
+            with torch.enable_grad():  # it is looked up by computing with the weight
+                nodes.append(get_gradient_edge(tensor).node)
+    return nodes
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -150,32 +159,44 @@ def _read(recorder: _Recorder, blocks: Sequence[Block]) -> Trace:
     called = list(dict.fromkeys(event.module for event in recorder.events if event.kind == "enter"))
     if uncalled := [names[module] for module in listed if module not in called]:
         return Trace(gap=f"{uncalled[0]} was not called")
+    ran = [names[module] for module in called]
     if called != listed:
-        first = next(pair for pair in zip(called, listed, strict=True) if pair[0] is not pair[1])
-        raise OutOfOrder(f"the forward pass calls {names[first[0]]} before {names[first[1]]}, which is listed earlier")
+        early, late = next(pair for pair in zip(called, listed, strict=True) if pair[0] is not pair[1])
+        raise OutOfOrder(f"{names[early]} runs before {names[late]}, which is registered earlier", ran)
 
-    head = len(blocks)
-    last_return = max(i for i, event in enumerate(recorder.events) if event.kind == "leave")
-    leaves = {module: set(depths) for module, depths in recorder.leaves.items()}
-    entered = {listed[0]}
     walk = _Walk()
-    for i, event in enumerate(recorder.events):
+    entered = {listed[0]}
+    for event in recorder.events:
         if event.kind == "leave":
             for node in event.nodes:
                 walk.claim(node, recorder.depth_of[event.module])
         elif event.kind == "enter":
-            upstream = max((walk.claim(node) for node in event.nodes), default=EMBEDDINGS)
+            upstream = max(map(walk.claim, event.nodes), default=EMBEDDINGS)
             if event.module not in entered and upstream == EMBEDDINGS:
                 if not event.nodes:
-                    return Trace(gap=f"no gradient flows into {names[event.module]}")
-                raise OutOfOrder(f"{names[event.module]} does not depend on any of the blocks listed before it")
+                    return Trace(gap=f"no gradient flows back from {names[event.module]}")
+                raise OutOfOrder(f"{names[event.module]} does not build on any of the blocks registered before it", ran)
             entered.add(event.module)
-        else:
-            depth = head if i > last_return else max(map(walk.deepest, event.nodes), default=EMBEDDINGS)
-            leaves.setdefault(event.module, set()).add(depth)
     for node in recorder.output:
-        walk.claim(node, head)
-    return Trace(walk.parameters, {module: frozenset(depths) for module, depths in leaves.items()})
+        walk.claim(node, len(blocks))
+    return Trace(walk.parameters, _leaf_depths(recorder, walk, head=len(blocks)))
+
+
+def _leaf_depths(recorder: _Recorder, walk: _Walk, head: int) -> dict[nn.Module, frozenset[int]]:
+    """The depths at which each leaf was called.
+
+    Before the first block that is the embeddings, after the last the head. Between two blocks the leaf belongs with
+    what computed its input: T5 calls the dropout of the decoder on the decoder's embeddings, after the encoder.
+    """
+    first_call = next(i for i, event in enumerate(recorder.events) if event.kind == "enter")
+    last_return = max(i for i, event in enumerate(recorder.events) if event.kind == "leave")
+    depths = {leaf: set(inside) for leaf, inside in recorder.leaves.items()}
+    for i, event in enumerate(recorder.events):
+        if event.kind == "leaf":
+            between = max(map(walk.deepest, event.nodes), default=EMBEDDINGS)
+            depth = EMBEDDINGS if i < first_call else head if i > last_return else between
+            depths.setdefault(event.module, set()).add(depth)
+    return {leaf: frozenset(each) for leaf, each in depths.items()}
 
 
 class _Walk:

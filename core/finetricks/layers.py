@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from finetricks import layer_spec
 from finetricks.errors import LayersError, Problem, suggest
-from finetricks.layer_blocks import EMBEDDINGS, Block, base_model, candidate_blocks, registered_depths
-from finetricks.layer_trace import Forward, OutOfOrder, Trace, parameterless_leaves, trace
+from finetricks.layer_blocks import EMBEDDINGS, Block, candidate_blocks, parameterless_leaves, registered_depths
+from finetricks.layer_trace import Forward, OutOfOrder, Trace, trace
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ class Layers:
     def from_top(self, layer: str) -> int:
         """How many layers lie above `layer`: 0 for the topmost. Raises `KeyError` for an unknown layer."""
         if layer not in self.names:
-            raise KeyError(f"the model has no layer {layer!r}{suggest(layer, self.names)}; it has {', '.join(self.names)}")
+            raise KeyError(
+                f"the model has no layer {layer!r}{suggest(layer, self.names)}; it has {', '.join(self.names)}"
+            )
         return len(self.names) - 1 - self.names.index(layer)
 
 
@@ -91,7 +93,9 @@ def find_layers(
             blocks, traced = _first_in_order(model, batch, candidates, forward)
     except LayersError as error:
         names = [block.name for block in candidates[0]] if candidates else []
-        advice = f"give the layers from input to output, for example\n  {layer_spec.example(model, names)}"
+        if isinstance(error, OutOfOrder):
+            names = list(error.called)
+        advice = f"give the layers yourself, from input to output; to begin with\n  {layer_spec.example(model, names)}"
         raise LayersError([*error.problems, Problem("", advice)]) from error
     return _found(model, blocks, traced)
 
@@ -113,23 +117,118 @@ def _first_in_order(
         gaps.append((blocks, traced))
     if not gaps:
         raise errors[0]
-    log.warning("layers by order of registration, because the trace has a gap: %s", gaps[0][1].gap)
+    log.warning("%s: layers by order of registration, because %s", type(model).__name__, gaps[0][1].gap)
     return gaps[0]
 
 
 def _found(model: nn.Module, blocks: Sequence[Block], traced: Trace) -> Layers:
-    """Name the depths of parameters and leaves, and gather."""
+    """The layers, from the blocks and what the trace shows (nothing, where it is empty)."""
     block_parameters = [block.parameters for block in blocks]
-    depth_of = _parameter_depths(model, block_parameters, traced)
-    used = sorted(set(depth_of.values()))
-    names = _layer_names(used, blocks)
-    order = list(names.values())
-    layer_of = {parameter: names[depth] for parameter, depth in depth_of.items()}
+    registered = registered_depths(model, block_parameters)
+    depths = _parameter_depths(model, block_parameters, registered, traced)
+    used = sorted(set(depths.values()))
+    ends_in_head = used[-1] == len(blocks) or blocks[-1].is_single_matrix  # the last linear layer of an MLP
+    names = _layer_names(used, ends_in_head)
+    layer_of = {parameter: names[depth] for parameter, depth in depths.items()}
+    leaves = {leaf: frozenset(_at(names, depth) for depth in called) for leaf, called in traced.leaves.items()}
+    return _gather(model, names, layer_of, leaves, registered)
 
-    def name(depth: int) -> str:
-        """The layer at a depth; where it holds no parameters (dropout, but no head), the layer below."""
-        return names[max((other for other in used if other <= depth), default=used[0])]
 
-    called = {leaf: frozenset(map(name, depths)) for leaf, depths in traced.leaves.items()}
-    ...
-    return _gather(model, order, layer_of, called)
+def _given(model: nn.Module, explicit: Mapping[str, Sequence[str]]) -> Layers:
+    """The layers that the user gives."""
+    assigned = layer_spec.assign(model, explicit)
+    blocks = [layer for layer in explicit if layer_spec.is_block(layer)]
+    names = {_depth(layer, len(blocks)): layer for layer in explicit}
+    depths: dict[nn.Parameter, int] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in assigned:
+            depth = _depth(assigned[name], len(blocks))
+            depths[parameter] = min(depth, depths.get(parameter, depth))
+    layer_of = {parameter: names[depth] for parameter, depth in depths.items()}
+    block_parameters = [[parameter for parameter, layer in layer_of.items() if layer == block] for block in blocks]
+    leaves = {
+        leaf: frozenset({assigned[name]}) for name, leaf in parameterless_leaves(model).items() if name in assigned
+    }
+    return _gather(model, names, layer_of, leaves, registered_depths(model, block_parameters))
+
+
+def _parameter_depths(
+    model: nn.Module, blocks: Sequence[Sequence[nn.Parameter]], registered: Mapping[str, int], traced: Trace
+) -> dict[nn.Parameter, int]:
+    """The depth of every parameter: the lowest at which it acts.
+
+    One inside a block has the block's depth, unless it acts lower as well (tied weights). For the others the trace
+    counts, and for those that it did not reach the order of registration.
+    """
+    inside = {parameter: depth for depth, block in reversed(list(enumerate(blocks))) for parameter in block}
+    depths: dict[nn.Parameter, int] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):  # once for each place where tied weights stand
+            depth = inside.get(parameter, registered[name])
+            if parameter in traced.parameters:
+                reached = traced.parameters[parameter]
+                depth = min(depth, reached) if parameter in inside else reached
+            depths[parameter] = min(depth, depths.get(parameter, depth))
+    return depths
+
+
+def _layer_names(depths: Sequence[int], ends_in_head: bool) -> dict[int, str]:
+    """Names for the depths that hold parameters, from input to output."""
+    names = {}
+    if depths[0] == EMBEDDINGS:
+        names[EMBEDDINGS] = layer_spec.EMBEDDINGS
+    rest = depths[len(names) :]
+    blocks = rest[:-1] if ends_in_head else rest
+    names |= {depth: layer_spec.block_name(i) for i, depth in enumerate(blocks)}
+    if ends_in_head:
+        names[rest[-1]] = layer_spec.HEAD
+    return names
+
+
+def _depth(layer: str, blocks: int) -> int:
+    if layer_spec.is_block(layer):
+        return int(layer.removeprefix("block."))
+    return EMBEDDINGS if layer == layer_spec.EMBEDDINGS else blocks
+
+
+def _at(names: Mapping[int, str], depth: int) -> str:
+    """The layer at a depth; where it holds no parameters (dropout, but no head), the next lower that does."""
+    return names[max((other for other in names if other <= depth), default=min(names))]
+
+
+def _gather(
+    model: nn.Module,
+    names: Mapping[int, str],
+    layer_of: Mapping[nn.Parameter, str],
+    leaves: Mapping[nn.Module, frozenset[str]],
+    registered: Mapping[str, int],
+) -> Layers:
+    """Put together the result; leaves without parameters that are not in `leaves` get a layer by where they stand.
+
+    `registered`: see `registered_depths`.
+    """
+    own = {module: frozenset(layer_of[p] for p in module.parameters(recurse=False)) for module in model.modules()}
+    for name, leaf in parameterless_leaves(model).items():
+        around = _layers_around(model, name, layer_of)
+        by_place = around if len(around) == 1 else frozenset({_at(names, registered[name])})
+        own[leaf] = leaves.get(leaf, by_place)
+    return Layers(
+        names=tuple(names.values()),
+        parameters={
+            layer: tuple(name for name, parameter in model.named_parameters() if layer_of[parameter] == layer)
+            for layer in names.values()
+        },
+        modules={
+            name: frozenset().union(*(own[inner] for inner in module.modules()))
+            for name, module in model.named_modules()
+        },
+    )
+
+
+def _layers_around(model: nn.Module, name: str, layer_of: Mapping[nn.Parameter, str]) -> frozenset[str]:
+    """The layers of the nearest ancestor that holds parameters."""
+    while name:
+        name = name.rpartition(".")[0]
+        if layers := frozenset(layer_of[parameter] for parameter in model.get_submodule(name).parameters()):
+            return layers
+    return frozenset()

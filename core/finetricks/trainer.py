@@ -68,8 +68,9 @@ class TrickMixin(Trainer):
         self.train_dataset = self._changed(stack, self.train_dataset, "train")
         self.eval_dataset = self._changed(stack, self.eval_dataset, "valid")
         if self.model_init is None:
-            self.model = self._built(self.model)
-            self.model_wrapped = self.model
+            self.model = self.model_wrapped = self._built(self.model)
+            if self.place_model_on_device:
+                self._move_model_to_device(self.model, self.args.device)
 
     # -- what tricks change before training --------------------------------------------------------------
 
@@ -98,10 +99,9 @@ class TrickMixin(Trainer):
         return stack.data(dataset, split, self.streams.data, **self._context())
 
     def _built(self, model: Any) -> Any:
-        built = self.recipe.stack().build(model, self.streams.init, tokenizer=self.processing_class)
-        if self.place_model_on_device:
-            self._move_model_to_device(built, self.args.device)
-        return built
+        # The Trainer calls `model_init` once before it knows its tokenizer, and again when training begins.
+        tokenizer = getattr(self, "processing_class", None)
+        return self.recipe.stack().build(model, self.streams.init, tokenizer=tokenizer)
 
     def call_model_init(self, trial: Any = None) -> Any:
         self._fresh = True
@@ -111,6 +111,8 @@ class TrickMixin(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **keywords: Any) -> Any:
         self._checkpoint = usable_checkpoint(resume_from_checkpoint, self.args)
+        if self.session is not None and self.model_init is None:
+            self.model = self.model_wrapped = self._built(self.model)  # the training before took off what it had put on
         output = super().train(resume_from_checkpoint=str(self._checkpoint) if self._checkpoint else None, **keywords)
         if self.session is not None:
             self.session.finish()
@@ -125,6 +127,7 @@ class TrickMixin(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self._length is None:
             raise FinetricksError("the optimizer of a recipe is made by trainer.train(), which knows the run's length")
+        self._micro = None
         self._mend_normalisation()
         layers = self._layers()
         stack = self.recipe.stack()

@@ -1,0 +1,373 @@
+"""The plan at work in a hand-written loop."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import tiny
+from finetricks import CheckpointError, FinetricksError, ParamOptions, Recipe, Session, Trick, hookimpl
+
+
+class LayerRates(Trick):
+    """Halves the rate from layer to layer, and decays only matrices."""
+
+    @hookimpl
+    def param_groups(self, model: nn.Module, layers: Any) -> dict[str, ParamOptions]:
+        by_layer = {name: ParamOptions(lr_factor=0.5 ** layers.from_top(name)) for name in layers.names}
+        decays = {name: ParamOptions(weight_decay=0.1) for name, p in model.named_parameters() if p.dim() > 1}
+        return by_layer | decays
+
+
+def bound(*tricks: Trick, **training: Any) -> Session:
+    return tiny.recipe(*tricks, **training).bind(tiny.bert(), tiny.loader())
+
+
+# -- rule 2: groups ------------------------------------------------------------------------------------------
+
+
+def test_every_parameter_is_in_the_optimizer_from_the_first_step_once() -> None:
+    session = bound(tiny.Unfreeze(), LayerRates())
+    held = [id(p) for group in session.optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in session.model.parameters())
+    names = [group["name"] for group in session.optimizer.param_groups]
+    assert len(set(names)) == len(names)
+    groups = len(names)
+    tiny.train(session)
+    assert len(session.optimizer.param_groups) == groups
+
+
+def test_tied_weights_count_once_in_their_lowest_layer() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=30, n_embd=8, n_layer=2, n_head=2, n_positions=16))
+    ids = torch.arange(12).view(2, 6)
+    session = tiny.recipe().bind(model, [{"input_ids": ids, "labels": ids}])
+    assert session.layers.layer_of("transformer.wte.weight") == "embeddings"
+    held = [id(p) for group in session.optimizer.param_groups for p in group["params"]]
+    assert held.count(id(model.lm_head.weight)) == 1
+
+
+# -- rule 4 and the plan -------------------------------------------------------------------------------------
+
+
+def test_the_optimizer_follows_the_plan_at_every_step() -> None:
+    session = bound(tiny.Unfreeze(), tiny.Decay(), LayerRates(), epochs=3)
+    plan = session.plan
+    seen = set()
+    for batch in session.batches():
+        loss = session.loss(batch)
+        step = session.global_step
+        for group, planned in zip(session.optimizer.param_groups, plan.groups, strict=True):
+            assert group["name"] == planned.name
+            assert group["lr"] == pytest.approx(1e-3 * planned.lr_factor * (1 - step / plan.total_steps), rel=1e-12)
+            assert group["weight_decay"] == planned.weight_decay
+        frozen = plan.stage_at(step).frozen
+        for layer, names in session.layers.parameters.items():
+            for name in names:
+                assert session.model.get_parameter(name).requires_grad == (layer not in frozen)
+        seen.add(frozen)
+        session.backward(loss)
+        session.step()
+    assert len(seen) == 3
+    assert session.global_step == plan.total_steps == 18  # 22 rows in batches of 4 are 6 steps an epoch
+
+
+# -- rule 3: frozen ------------------------------------------------------------------------------------------
+
+
+def test_frozen_layers_do_not_move_and_are_in_eval_mode_whatever_the_loop_calls() -> None:
+    session = bound(tiny.Unfreeze())
+    model = session.model
+    before = copy.deepcopy(model.state_dict())
+    for batch in session.batches():
+        model.train()
+        loss = session.loss(batch)
+        assert model.training
+        assert model.dropout.training
+        assert not model.bert.embeddings.dropout.training
+        assert not model.bert.encoder.layer[0].training
+        assert model.bert.encoder.layer[2].training == (session.global_step >= 6)
+        session.backward(loss)
+        assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+        session.step()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    expected = {name for layer in ("block.2", "head") for name in session.layers.parameters[layer]}
+    assert moved == expected
+
+
+def test_a_stale_gradient_does_not_move_a_parameter_that_freezes() -> None:
+    class Refreeze(Trick):
+        """Freezes the embeddings from step 2 on."""
+
+        @hookimpl
+        def freeze(self, progress: Any) -> list[str]:
+            return ["embeddings"] if progress.step >= 2 else []
+
+    session = bound(Refreeze())
+    tiny.train(session, steps=2)
+    weight = session.model.bert.embeddings.word_embeddings.weight
+    before = weight.detach().clone()
+    tiny.train(session)
+    assert torch.equal(weight, before)
+
+
+def test_what_the_user_had_frozen_stays_frozen_after_thawing() -> None:
+    model = tiny.bert()
+    model.bert.encoder.layer[2].output.dense.weight.requires_grad_(False)
+    session = tiny.recipe(tiny.Unfreeze(), epochs=3).bind(model, tiny.loader())
+    tiny.train(session)
+    assert model.bert.encoder.layer[2].output.dense.bias.requires_grad
+    assert not model.bert.encoder.layer[2].output.dense.weight.requires_grad
+
+
+def test_finishing_thaws_and_leaves_no_trace() -> None:
+    session = bound(tiny.Unfreeze())
+    tiny.train(session, steps=3)
+    model = session.finish()
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(module.training for module in model.train().modules())
+
+
+def test_a_frozen_model_can_be_copied_and_pickled() -> None:
+    session = bound(tiny.Unfreeze())
+    tiny.train(session, steps=2)
+    twin = copy.deepcopy(session.model)
+    twin.train()
+    assert not twin.bert.encoder.layer[0].training
+    assert not session.model.bert.encoder.layer[0].training
+    assert tiny.equal(pickle.loads(pickle.dumps(session.model)), session.model)
+
+
+# -- accumulation and clipping -------------------------------------------------------------------------------
+
+
+def test_accumulated_micro_batches_equal_the_whole_batch() -> None:
+    def run(batch_size: int, accumulation: int) -> nn.Module:
+        whole = tiny.recipe(batch_size=batch_size, accumulation=accumulation, optimizer="sgd", learning_rate=0.1)
+        rows = DataLoader(tiny.rows(24), batch_size=batch_size, collate_fn=tiny.default_data_collator)
+        session = whole.bind(tiny.bert(dropout=0.0), rows)
+        tiny.train(session)
+        assert session.global_step == 6
+        return session.model
+
+    for name, value in run(8, 1).state_dict().items():
+        torch.testing.assert_close(run(4, 2).state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_last_window_with_fewer_micro_batches_is_divided_by_what_it_holds() -> None:
+    # 6 micro-batches in windows of 4: 4 and 2.
+    session = bound(accumulation=4, epochs=1, clip=0, optimizer="sgd")
+    divided = []
+    for batch in session.batches():
+        loss = session.loss(batch)
+        before = [p.grad.clone() if p.grad is not None else None for p in session.model.parameters()]
+        session.backward(loss)
+        after = next(p.grad for p in session.model.parameters())
+        whole = torch.autograd.grad(session.loss(batch), next(iter(session.model.parameters())))[0]
+        added = after if before[0] is None else after - before[0]
+        divided.append(round((whole.norm() / added.norm()).item(), 3))
+        session.step()
+    assert divided == [4, 4, 4, 4, 2, 2]
+
+
+def test_gradients_are_clipped() -> None:
+    session = bound(clip=1e-3, optimizer="sgd", learning_rate=1.0, epochs=1)
+    before = [p.detach().clone() for p in session.model.parameters()]
+    tiny.train(session, steps=1)
+    moved = torch.stack([(p - b).norm() for p, b in zip(session.model.parameters(), before, strict=True)]).norm()
+    assert moved.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+# -- rule 6: resume ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [1, 6, 8, 11])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_resume_equals_uninterrupted_bit_for_bit(at: int, accumulation: int, tmp_path) -> None:
+    everything = tiny.recipe(*(trick() for trick in tiny.ALL), LayerRates(), accumulation=accumulation, epochs=4)
+    whole = everything.bind(tiny.bert(), tiny.loader())
+    losses = tiny.train(whole)
+
+    first = everything.bind(tiny.bert(), tiny.loader())
+    tiny.train(first, steps=at)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    torch.manual_seed(99)  # the global state is not what resume rests on
+    second = everything.bind(tiny.bert(seed=5), tiny.loader(), init=False)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert tiny.train(second) == losses[at * accumulation :]
+    assert tiny.equal(second.model, whole.model)
+    assert tiny.equal(tiny.bert(), tiny.bert())
+    assert not tiny.equal(second.model, first.model)
+
+
+def test_evaluating_or_drawing_between_steps_shifts_nothing() -> None:
+    undisturbed, _ = tiny.trained(tiny.recipe())
+    session = bound()
+    losses = []
+    for batch in session.batches():
+        session.model.eval()
+        with torch.no_grad():
+            session.model(**batch)
+        torch.rand(7)
+        session.model.train()
+        loss = session.loss(batch)
+        losses.append(loss.item())
+        session.backward(loss)
+        session.step()
+    assert losses == undisturbed
+
+
+def test_adding_a_trick_never_shifts_anothers_draws() -> None:
+    class Silent(Trick):
+        """Draws much, and changes nothing."""
+
+        @hookimpl
+        def regularize(self, step: Any) -> torch.Tensor:
+            return torch.rand(1000, generator=step.generator(self)).sum() * 0.0
+
+    alone, _ = tiny.trained(tiny.recipe(tiny.Noise()))
+    beside, _ = tiny.trained(tiny.recipe(Silent(), tiny.Noise()))
+    assert alone == beside
+
+
+def test_the_callers_random_state_is_left_alone() -> None:
+    recipe = tiny.recipe(*(trick() for trick in tiny.ALL))
+    model, rows = tiny.bert(), tiny.loader()
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    tiny.train(recipe.bind(model, rows))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_three_streams_are_independent() -> None:
+    base, _ = tiny.trained(tiny.recipe())
+    for stream in ("data_seed", "dropout_seed"):
+        assert tiny.trained(tiny.recipe(**{stream: 17}))[0] != base
+    assert tiny.trained(tiny.recipe(init_seed=17))[0] == base  # no trick here draws from it
+    no_dropout = [tiny.trained(tiny.recipe(dropout_seed=seed), tiny.bert(dropout=0.0))[0] for seed in (1, 2)]
+    assert no_dropout[0] == no_dropout[1]
+
+
+# -- rule 5: a checkpoint of another run ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"tricks": [tiny.Unfreeze(), LayerRates()]}, "tricks.layer_rates"),
+        ({"epochs": 5}, "steps.total: 12 there, 30 here"),
+        ({"seed": 4}, "streams.init"),
+        ({"learning_rate": 1e-4}, "the plan: learning rates, weight decay or frozen layers"),
+        ({"accumulation": 2}, "accumulation: 1 there, 2 here"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_with_what_differs(other: dict[str, Any], message: str) -> None:
+    state = bound(tiny.Unfreeze()).state_dict()
+    tricks = other.pop("tricks", [tiny.Unfreeze()])
+    with pytest.raises(CheckpointError) as error:
+        bound(*tricks, **other).load_state_dict(state)
+    assert message in str(error.value)
+
+
+def test_groups_are_matched_by_name_not_by_position() -> None:
+    class Swapped(LayerRates):
+        """The same groups by size, with other rates."""
+
+        @hookimpl
+        def param_groups(self, layers: Any) -> dict[str, ParamOptions]:
+            return {"block.0": ParamOptions(lr_factor=0.5), "block.1": ParamOptions(lr_factor=0.25)}
+
+    class Straight(LayerRates):
+        """The same, the other way about."""
+
+        @hookimpl
+        def param_groups(self, layers: Any) -> dict[str, ParamOptions]:
+            return {"block.0": ParamOptions(lr_factor=0.25), "block.1": ParamOptions(lr_factor=0.5)}
+
+    state = bound(Swapped()).state_dict()
+    with pytest.raises(CheckpointError, match="another run"):
+        bound(Straight()).load_state_dict(state)
+
+
+def test_an_exact_resume_that_cannot_be_had_is_refused() -> None:
+    session = tiny.recipe(epochs=1).bind(tiny.bert(), list(tiny.loader()))
+    tiny.train(session)  # a list of batches trains
+    with pytest.raises(FinetricksError, match="order of this one cannot be continued"):
+        session.state_dict()
+    waiting = bound(accumulation=2)
+    waiting.backward(waiting.loss(next(waiting.batches())))
+    waiting.step()
+    with pytest.raises(FinetricksError, match="save between optimizer steps"):
+        waiting.state_dict()
+
+
+# -- any model, any loop -------------------------------------------------------------------------------------
+
+
+def test_a_plain_torch_model_with_tuples_and_a_criterion_of_its_own() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    inputs = torch.randn(64, 4)
+    data = TensorDataset(inputs, (inputs[:, 0] > 0).long())
+    recipe = Recipe(
+        tricks=[tiny.Decay()],
+        training={"learning_rate": 0.01, "epochs": 20, "batch_size": 16},
+        layers={"embeddings": ["0"], "block.0": ["2"], "head": ["4"]},
+    )
+    session = recipe.bind(
+        model,
+        DataLoader(data, batch_size=16, shuffle=True),
+        forward=lambda model, batch: model(batch[0]),
+        criterion=lambda outputs, batch: F.cross_entropy(outputs, batch[1]),
+    )
+    losses = tiny.train(session)
+    assert session.layers.names == ("embeddings", "block.0", "head")
+    assert losses[-1] < losses[0] / 2
+
+
+def test_an_optimizer_of_the_users_own() -> None:
+    session = tiny.recipe(tiny.Decay()).bind(
+        tiny.bert(), tiny.loader(), optimizer=lambda groups: torch.optim.Adagrad(groups, lr=1.0)
+    )
+    assert session.optimizer.param_groups[0]["lr"] == 1e-3  # the plan's, not the optimizer's default
+    tiny.train(session, steps=3)
+    assert session.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * (1 - 3 / 12))
+
+
+def test_a_loader_without_a_length_needs_one() -> None:
+    batches = list(tiny.loader())
+    with pytest.raises(FinetricksError, match="give steps_per_epoch"):
+        tiny.recipe().bind(tiny.bert(), iter(batches))
+    session = tiny.recipe(epochs=1).bind(tiny.bert(), iter(batches), steps_per_epoch=6)
+    assert len(tiny.train(session)) == 6
+
+
+def test_forgetting_to_step_is_said() -> None:
+    session = bound()
+    with pytest.raises(FinetricksError, match=r"session\.step\(\) was not called"):
+        for batch in session.batches():
+            session.backward(session.loss(batch))
+
+
+def test_bf16_computes_in_bf16_and_keeps_weights_and_losses_in_fp32() -> None:
+    losses, model = tiny.trained(tiny.recipe(precision="bf16"))
+    exact, _ = tiny.trained(tiny.recipe())
+    assert losses != exact
+    assert losses == pytest.approx(exact, rel=0.05)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_a_model_without_a_loss_is_told_what_to_do() -> None:
+    session = tiny.recipe().bind(tiny.bert(), tiny.loader())
+    batch = next(session.batches())
+    del batch["labels"]
+    with pytest.raises(FinetricksError, match="put `labels` in the batch"):
+        session.loss(batch)

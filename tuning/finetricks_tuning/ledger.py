@@ -1,0 +1,135 @@
+"""The ledger of a study, `trials.jsonl`: one line a finished cell. It is the truth about what was run.
+
+A line is plain JSON, appended as a whole and forced to disk before the next cell is chosen. A study can be killed at
+any point: a line that was being written is recognised, said, and its cell runs again; nothing else is lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from finetricks.errors import InputError
+
+FINISHED, FAILED, DIVERGED = "finished", "failed", "diverged"
+Metrics = Mapping[str, Mapping[str, float] | None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One finished cell.
+
+    Attributes:
+        key: hash of everything that determines the result (see `finetricks_tuning.cell`).
+        configuration: its name.
+        factors: the label of each factor's level.
+        tricks: all tricks of the recipe with their values.
+        status: `finished`; `diverged` (the loss was no longer finite); `failed` (any other error of its own).
+        metrics: `valid`, and `test` where there is one: metrics by name, at the end of the run. Empty unless finished.
+        seconds: of training and evaluation, over all attempts.
+        error: what went wrong, or `None`.
+        warnings: what the plan warned of.
+        environment: versions, device and threads.
+    """
+
+    key: str
+    configuration: str
+    factors: Mapping[str, str]
+    tricks: Mapping[str, Mapping[str, Any]]
+    seed: int
+    status: str
+    metrics: Metrics = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Trial:
+        """Read a line; keys of later versions are passed over. Raises `ValueError` for anything else."""
+        given = json.loads(text)
+        if not isinstance(given, dict):
+            raise ValueError("not a JSON object")
+        known = {f.name for f in fields(cls)}
+        try:
+            trial = cls(**{key: value for key, value in given.items() if key in known})
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        return trial
+
+
+class Ledger:
+    """Reads and appends trials. Several processes may append to one ledger."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def read(self) -> tuple[dict[str, Trial], list[str]]:
+        """The trials by key, the latest of each, and what was found wrong with the file, line by line."""
+        trials: dict[str, Trial] = {}
+        problems = []
+        if not self.path.exists():
+            return trials, problems
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        lines = text.splitlines()
+        for number, line in enumerate(lines, start=1):
+            try:
+                trial = Trial.from_json(line)
+            except ValueError as error:
+                torn = number == len(lines) and not text.endswith("\n")
+                what = "was cut off while it was written" if torn else f"is not a trial ({error})"
+                problems.append(f"{self.path.name}:{number} {what}; its cell counts as not run")
+            else:
+                trials.pop(trial.key, None)
+                trials[trial.key] = trial
+        return trials, problems
+
+    def append(self, trial: Trial) -> None:
+        """Write one trial to disk, whole or not at all. Raises `OSError` when the disk is full."""
+        line = (trial.to_json() + "\n").encode()
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _drop_torn_line(descriptor)
+            size = os.fstat(descriptor).st_size
+            if (written := os.write(descriptor, line)) < len(line):
+                os.ftruncate(descriptor, size)
+                raise OSError(f"only {written} of {len(line)} bytes could be written to {self.path}; is the disk full?")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _drop_torn_line(descriptor: int) -> None:
+    """Take away what a killed writer left unfinished, or end the line if only its line break is missing."""
+    size = os.fstat(descriptor).st_size
+    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
+        return
+    content = os.pread(descriptor, size, 0)
+    start = content.rfind(b"\n") + 1
+    try:
+        Trial.from_json(content[start:].decode(errors="replace"))
+    except ValueError:
+        os.ftruncate(descriptor, start)
+    else:
+        os.write(descriptor, b"\n")
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a study's folder for the block. Raises `InputError` when another process holds it."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"another sweep is at work in {folder}; wait for it, or name another folder") from None
+        yield

@@ -1,0 +1,91 @@
+"""What the metrics of a study say: effects with intervals, from one linear model over all its cells.
+
+    metric(configuration, seed) = mean of the configuration + seed (a block) + residual
+
+The residual is what configurations and seeds do not explain additively, pooled over the whole study; with two
+configurations this is the paired t test. An effect is a contrast of configuration means. Cells may be missing: the
+model is fitted by least squares to what is there. (Montgomery, Design and Analysis of Experiments, section 4.1: the
+randomised complete block design and its incomplete form.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+Weights = Mapping[str, float]
+"""A contrast: the weight of each configuration's mean; the weights sum to 0."""
+
+NO_NOISE = 1e-9  # of the metrics' size: a residual below this is rounding
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A contrast as the data give it. Without a residual to judge it by, all but `value` is `None`."""
+
+    value: float
+    standard_error: float | None = None
+    interval: tuple[float, float] | None = None
+    p: float | None = None
+
+
+class BlockModel:
+    """The least-squares fit to the cells of a study.
+
+    Args:
+        cells: the metric by (configuration, seed); finite values.
+        alpha: intervals hold the true value with probability 1 - alpha, each on its own.
+
+    Attributes:
+        deviation: standard deviation of the residual; `None` without degrees of freedom or without any noise.
+        freedom: degrees of freedom of the residual.
+    """
+
+    def __init__(self, cells: Mapping[tuple[str, int], float], alpha: float = 0.05) -> None:
+        self.alpha = alpha
+        self._configurations = list(dict.fromkeys(name for name, _ in cells))
+        seeds = list(dict.fromkeys(seed for _, seed in cells))
+        self._design = np.zeros((len(cells), len(self._configurations) + len(seeds)))
+        for row, (name, seed) in enumerate(cells):
+            self._design[row, self._configurations.index(name)] = 1
+            self._design[row, len(self._configurations) + seeds.index(seed)] = 1
+        values = np.array(list(cells.values()), dtype=float)
+        self._inverse = np.linalg.pinv(self._design)
+        self._coefficients = self._inverse @ values
+        residual = values - self._design @ self._coefficients
+        self.freedom = len(values) - int(np.linalg.matrix_rank(self._design)) if len(values) else 0
+        deviation = math.sqrt(float(residual @ residual) / self.freedom) if self.freedom else 0.0
+        noisy = deviation > NO_NOISE * max(float(np.abs(values).max(initial=0.0)), 1e-300)
+        self.deviation = deviation if noisy else None
+
+    def contrast(self, weights: Weights) -> Estimate | None:
+        """The estimate of a contrast; `None` when the cells that are there do not determine it."""
+        if not set(weights) <= set(self._configurations):
+            return None
+        c = np.zeros(self._design.shape[1])
+        for name, weight in weights.items():
+            c[self._configurations.index(name)] = weight
+        if not np.allclose(c @ self._inverse @ self._design, c, atol=1e-8):
+            return None
+        value = float(c @ self._coefficients)
+        if self.deviation is None:
+            return Estimate(value)
+        # c (X'X)^- c' = |c X^+|^2
+        error = self.deviation * float(np.linalg.norm(c @ self._inverse))
+        reach = float(stats.t.ppf(1 - self.alpha / 2, self.freedom)) * error
+        p = float(2 * stats.t.sf(abs(value) / error, self.freedom))
+        return Estimate(value, error, (value - reach, value + reach), p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values that keep the family-wise error rate. Source: Holm 1979, Scand. J. Statist. 6, 65-70."""
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted

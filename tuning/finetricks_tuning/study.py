@@ -1,0 +1,203 @@
+"""A study: factors over a recipe, a design, and paired seeds. What a user writes in study.yaml, or in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from finetricks.catalog import Catalog, installed
+from finetricks.errors import Problem, RecipeError, suggest
+from finetricks.recipe import Recipe
+from finetricks.settings import Settings
+from finetricks.trick import Trick
+from finetricks.validation import problems_of
+from finetricks.yaml_file import Document, dump_yaml, load_yaml, override
+from finetricks_tuning.configurations import Configuration, LeftOut, without_conflicts
+from finetricks_tuning.designs import DESIGNS
+from finetricks_tuning.factor_reader import FORMS, FactorReader
+from finetricks_tuning.factors import Factor
+
+
+class StudySettings(Settings):
+    """The schema of a study file."""
+
+    recipe: Any = Field(description="a recipe file, or the recipe itself; what it holds is in every configuration")
+    factors: Any = Field(description=f"a list of factors: {FORMS}")
+    design: str = Field(default="ablation", description="ablation or factorial.")
+    seeds: tuple[int, ...] = Field(
+        default=(0, 1, 2, 3, 4), description="A number n for 0..n-1, or a list. Every configuration sees the same."
+    )
+    metric: str = Field(default="accuracy", description="On valid; test is scored once, at the end, and never selects.")
+    alpha: float = Field(default=0.05, gt=0, lt=1, description="The rate of false verdicts over the whole study.")
+    cpus_per_cell: int | None = Field(
+        default=None, gt=0, description="CPU cores, and threads, of a cell; 1 unless the recipe sets training.threads."
+    )
+    gpus_per_cell: float | None = Field(
+        default=None, ge=0, description="GPUs of a cell, or a share of one; 1 where there are any."
+    )
+
+    @field_validator("design")
+    @classmethod
+    def _known_design(cls, value: str) -> str:
+        if value not in DESIGNS:
+            raise ValueError(f"no such design{suggest(value, DESIGNS)}; the designs are {', '.join(DESIGNS)}")
+        return value
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _list_of_seeds(cls, value: Any) -> Any:
+        seeds = list(range(value)) if _is_number(value) else value
+        if not isinstance(seeds, Sequence) or isinstance(seeds, str) or not seeds:
+            raise ValueError("a number of seeds, at least 1, or a list of them")
+        if not all(_is_number(seed) and seed >= 0 for seed in seeds):
+            raise ValueError("seeds are whole numbers of at least 0")
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed stands twice")
+        return tuple(seeds)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+class Study:
+    """A comparison: the configurations of a design, each run with the same seeds. Immutable.
+
+    Args:
+        recipe: a recipe file, the recipe as a mapping, or a `Recipe`.
+        factors: as in a study file; a `Trick` instance is a factor too.
+        settings: the other keys of a study file: design, seeds, metric, alpha, cpus_per_cell, gpus_per_cell.
+        catalog: where names are looked up; the installed tricks by default.
+
+    Raises:
+        RecipeError: with everything that is wrong, each with its place.
+    """
+
+    recipe: Recipe
+    factors: tuple[Factor, ...]
+    settings: StudySettings
+    configurations: tuple[Configuration, ...]
+    left_out: tuple[LeftOut, ...]
+
+    def __init__(
+        self,
+        *,
+        recipe: str | Path | Mapping[str, Any] | Recipe,
+        factors: Iterable[str | Mapping[str, Any] | Trick],
+        catalog: Catalog | None = None,
+        **settings: Any,
+    ) -> None:
+        recipe = str(recipe) if isinstance(recipe, Path) else recipe
+        given = {"recipe": recipe, "factors": list(factors), **settings}
+        self._fill(Document(given), (), catalog or installed())
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = (), catalog: Catalog | None = None) -> Study:
+        """Read a study file, with `a.b=c` overrides on top; `recipe.a.b=c` also reaches into a recipe file.
+
+        Relative paths are relative to the file that names them; those in overrides to the current directory.
+        """
+        document = load_yaml(path)
+        overrides = tuple(overrides)
+        inside = [o for o in overrides if o.startswith("recipe.") and not _is_inline(document.data)]
+        study = cls.__new__(cls)
+        study._fill(
+            override(document, [o for o in overrides if o not in inside]),
+            tuple(o.removeprefix("recipe.") for o in inside),
+            catalog or installed(),
+        )
+        return study
+
+    def _fill(self, document: Document, recipe_overrides: Sequence[str], catalog: Catalog) -> None:
+        given = document.data
+        known = ", ".join(StudySettings.model_fields)
+        if not isinstance(given, Mapping):
+            raise RecipeError(Problem(document.place(()), f"a study is a mapping with the keys {known}"))
+        problems: list[Problem] = []
+        recipe = _recipe(document, recipe_overrides, catalog, problems) if "recipe" in given else None
+        reader = FactorReader(document, recipe, catalog.get, catalog.name_of, problems)
+        factors = reader.read(given["factors"]) if "factors" in given else ()
+        settings = None
+        try:
+            settings = StudySettings.model_validate(dict(given))
+        except ValidationError as error:
+            problems += problems_of(error, StudySettings, given, (), document.place)
+        if settings and recipe and factors:
+            _check_together(settings, recipe, document, problems)
+        if problems or settings is None or recipe is None:
+            raise RecipeError(problems)
+        self.recipe, self.factors, self.settings = recipe, factors, settings
+        self.configurations, self.left_out = without_conflicts(DESIGNS[settings.design](factors), recipe.tricks)
+        if len(self.configurations) < 2:
+            reasons = [Problem(f"factors {out.name}", out.reason) for out in self.left_out]
+            raise RecipeError([Problem(document.place(("factors",)), "only the baseline can be run"), *reasons])
+
+    @property
+    def threads(self) -> int:
+        """CPU cores of a cell, which are its threads."""
+        return self.settings.cpus_per_cell or self.recipe.training.threads or 1
+
+    @property
+    def catalog(self) -> Catalog:
+        """A catalog that knows every trick of the study, those given as instances too."""
+        catalog = self.recipe.catalog
+        used = [
+            *self.recipe.tricks,
+            *(named for factor in self.factors for level in factor.levels for named in level.tricks),
+        ]
+        given = [type(trick) for name, trick in used if name not in catalog.names()]
+        return catalog.with_classes(given) if given else catalog
+
+    def to_dict(self) -> dict[str, Any]:
+        """The study as plain JSON values, every default filled in; `Study(**...)` reads it back."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "factors": [factor.given for factor in self.factors],
+            **self.settings.model_dump(mode="json", exclude={"recipe", "factors"}),
+        }
+
+    def to_yaml(self) -> str:
+        return dump_yaml(self.to_dict())
+
+
+def _is_inline(data: Any) -> bool:
+    return isinstance(data, Mapping) and not isinstance(data.get("recipe"), str)
+
+
+def _recipe(document: Document, overrides: Sequence[str], catalog: Catalog, problems: list[Problem]) -> Recipe | None:
+    given = document.data["recipe"]
+    if isinstance(given, Recipe):
+        return given
+    try:
+        if isinstance(given, Mapping):
+            return Recipe.from_document(document.at("recipe"), catalog)
+        if isinstance(given, str):
+            folder = Path.cwd() if ("recipe",) in document.overrides else document.folder
+            return Recipe.load(folder / Path(given).expanduser(), overrides, catalog)
+        problems.append(Problem(document.place(("recipe",)), f"a recipe file, or the recipe itself, got {given!r}"))
+    except RecipeError as error:
+        # The recipe's own overrides were given to the study.
+        problems += [
+            Problem(problem.place.replace("--set ", "--set recipe.", 1), problem.message) for problem in error.problems
+        ]
+    return None
+
+
+def _check_together(settings: StudySettings, recipe: Recipe, document: Document, problems: list[Problem]) -> None:
+    def note(key: str, message: str) -> None:
+        problems.append(Problem(document.place((key,)), message))
+
+    training = recipe.training
+    for key in ("model", "data"):
+        if getattr(recipe, key) is None:
+            note("recipe", f"a study needs `{key}` in its recipe")
+    if len(settings.seeds) > 1 and None not in (training.init_seed, training.data_seed, training.dropout_seed):
+        note("seeds", "the recipe fixes init_seed, data_seed and dropout_seed: all seeds would be the same run")
+    if settings.cpus_per_cell and training.threads and settings.cpus_per_cell != training.threads:
+        note(
+            "cpus_per_cell",
+            f"is {settings.cpus_per_cell}, and the recipe's training.threads {training.threads}; give one of them",
+        )
