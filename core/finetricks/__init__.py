@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from finetricks.plan import Group, Plan, compile_plan
     from finetricks.progress import Progress, Stage
     from finetricks.recipe import Recipe
-    from finetricks.run import Result, load, run
+    from finetricks.run import Result, plan_of, run
+    from finetricks.saved import load, predict
     from finetricks.session import Session
     from finetricks.stack import Stack
     from finetricks.step import Step
@@ -57,7 +58,8 @@ _HOME = {
     "plan": ["Group", "Plan", "compile_plan"],
     "progress": ["Progress", "Stage"],
     "recipe": ["Recipe"],
-    "run": ["Result", "load", "run"],
+    "run": ["Result", "plan_of", "run"],
+    "saved": ["load", "predict"],
     "session": ["Session"],
     "stack": ["Stack"],
     "step": ["Step"],

@@ -64,7 +64,7 @@ class Hooks:
     # ------------------------------------------------------------------------------------------------
 
     @hookspec
-    def data(self, dataset: datasets.Dataset, split: str, context: Context) -> datasets.Dataset:  # type: ignore[empty-body]
+    def data(self, dataset: datasets.Dataset, split: str, context: Context) -> datasets.Dataset:
         """Change the examples.
 
         Called: once for each split, after tokenising and before truncation and batching.

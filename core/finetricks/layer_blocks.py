@@ -19,7 +19,7 @@ _CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 _RECURRENT_WEIGHT = re.compile(r"_l(\d+)(_reverse)?$")  # as nn.RNNBase names them: weight_ih_l0, bias_hh_l1_reverse
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """One block: the module that is called to run it, and its parameters.
 
@@ -44,15 +44,14 @@ def candidate_blocks(model: nn.Module, *, traced: bool) -> list[tuple[Block, ...
 
     Args:
         traced: whether a trace will check the order. Without one, a list of single matrices is not taken for a chain:
-            nothing says that they run one after the other.
+            nothing says that its items run one after the other.
     """
     runs = list(_outermost_runs(base_model(model) or model))
     if runs:
-        ways = [
-            _as_blocks(model, [block for run in runs for block in _open_stages(run)]),
-            _as_blocks(model, [item for run in runs for item in _items(run)]),
-        ]
-        return ways[:1] if ways[0] == ways[1] else ways
+        items = [item for run in runs for item in _items(run)]
+        opened = [block for run in runs for block in _open_stages(run)]
+        cuts = [opened] if opened == items else [opened, items]
+        return [_as_blocks(model, cut) for cut in cuts]
     blocks = _recurrent_blocks(model) or _as_blocks(model, _chain(model, traced))
     return [blocks] if blocks else []
 
@@ -120,13 +119,17 @@ def _items(container: nn.Module) -> list[nn.Module]:
 
 def _is_run(module: nn.Module) -> bool:
     """Whether it is a container of blocks: all its items hold at least two weight matrices."""
-    if not isinstance(module, _CONTAINERS) or any(isinstance(item, ParametrizationList) for item in module.children()):
-        return False
     items = _items(module)
-    return bool(items) and all(sum(map(_is_matrix, item.parameters())) > 1 for item in items)
+    return (
+        isinstance(module, _CONTAINERS)
+        and bool(items)
+        and all(sum(map(_is_matrix, item.parameters())) > 1 for item in items)
+    )
 
 
 def _outermost_runs(module: nn.Module) -> Iterator[nn.Module]:
+    if any(isinstance(child, ParametrizationList) for child in module.children()):
+        return  # the parts of a reparametrised weight (`torch.nn.utils.parametrize`) are one matrix
     if _is_run(module):
         yield module
     else:
@@ -163,22 +166,29 @@ def _stage_run(item: nn.Module, alike: bool) -> nn.Module | None:
 
 def _recurrent_blocks(model: nn.Module) -> tuple[Block, ...]:
     """The layers of each recurrent network in turn."""
-    blocks: dict[str, Block] = {}
+    blocks = []
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase):
+            layers: dict[str, list[nn.Parameter]] = {}
             for key, parameter in module.named_parameters(recurse=False):
-                layer = _RECURRENT_WEIGHT.search(key)
-                label = f"{name} layer {layer[1] if layer else 0}".strip()
-                earlier = blocks[label].parameters if label in blocks else ()
-                blocks[label] = Block(label, module, (*earlier, parameter))
-    return tuple(blocks.values())
+                if layer := _RECURRENT_WEIGHT.search(key):
+                    layers.setdefault(layer[1], []).append(parameter)
+            blocks += [Block(name, module, tuple(parameters)) for parameters in layers.values()]
+    return tuple(blocks)
 
 
 def _chain(model: nn.Module, traced: bool) -> list[nn.Module]:
-    """The items of the container that holds most of them, such as the layers of an MLP, without embedding tables."""
+    """The items of the container that holds most of them, such as the linear layers of an MLP.
+
+    Embedding tables are no such items, and norms belong with the item before them.
+    """
     kinds = _CONTAINERS if traced else (nn.Sequential,)
     chains = [
-        [item for item in _items(module) if not isinstance(item, _EMBEDDING_TABLES)]
+        [
+            item
+            for item in _items(module)
+            if any(map(_is_matrix, item.parameters())) and not isinstance(item, _EMBEDDING_TABLES)
+        ]
         for module in model.modules()
         if isinstance(module, kinds)
     ]

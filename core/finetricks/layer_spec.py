@@ -27,37 +27,37 @@ def assign(model: nn.Module, spec: Mapping[str, Sequence[str]]) -> dict[str, str
     """The layer of each module and parameter that a prefix in `spec` covers; the longest prefix wins.
 
     A prefix covers the name that it equals, and the names that continue it after a dot. The aliases of tied weights
-    are names too.
+    are names too, and all of them get the lowest of their layers.
 
     Raises:
         LayersError: with every problem: unknown or disordered layers, prefixes that match nothing or stand twice,
-            parameters that no prefix covers.
+            layers without parameters, parameters that no prefix covers.
     """
     named = list(model.named_parameters(remove_duplicate=False))
     modules = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     names = [*modules, *(name for name, _ in named)]
-    problems = list(_layer_problems(list(spec)))
-    layer_of: dict[str, str] = {}
-    for layer, prefixes in spec.items():
-        place = f"layers.{layer}"
-        if isinstance(prefixes, str):
-            problems.append(Problem(place, f"expected a list of module names, got {prefixes!r}; write [{prefixes}]"))
-        for prefix in [prefixes] if isinstance(prefixes, str) else prefixes:
-            if prefix in layer_of:
-                problems.append(Problem(place, f"{prefix!r} stands in {layer_of[prefix]} already"))
-            elif not any(_covers(prefix, name) for name in names):
-                hint = suggest(prefix, names)
-                problems.append(Problem(place, f"no module or parameter is named {prefix!r}{hint}"))
-            layer_of.setdefault(prefix, layer)
-
+    layer_of = _prefixes(spec)
     longest_first = sorted(layer_of, key=len, reverse=True)
-    assigned = {
-        name: layer_of[prefix]
-        for name in names
-        if (prefix := next((prefix for prefix in longest_first if _covers(prefix, name)), None)) is not None
-    }
-    covered = {parameter for name, parameter in named if name in assigned}
-    uncovered = [name for name, parameter in named if parameter not in covered]
+    assigned: dict[str, str] = {}
+    for name in names:
+        if prefixes := [prefix for prefix in longest_first if _covers(prefix, name)]:
+            assigned[name] = layer_of[prefixes[0]]
+    lowest: dict[nn.Parameter, str] = {}
+    for layer in spec:
+        for name, parameter in named:
+            if assigned.get(name) == layer:
+                assigned[name] = lowest.setdefault(parameter, layer)
+
+    problems = [*_order_problems(list(spec)), *_prefix_problems(spec, names)]
+    flawed = {problem.place for problem in problems}
+    problems += [
+        Problem(
+            _place(layer), "holds no parameters: they have longer prefixes in other layers, or are tied to lower ones"
+        )
+        for layer in spec
+        if layer not in lowest.values() and _place(layer) not in flawed
+    ]
+    uncovered = [name for name, parameter in named if parameter not in lowest]
     problems += [Problem("layers", f"no layer holds {part}") for part in _summary(model, uncovered)]
     if problems:
         raise LayersError(problems)
@@ -71,15 +71,12 @@ def example(model: nn.Module, blocks: Sequence[str] = ()) -> str:
         blocks: names of the modules that look like blocks, from input to output, where that much is known.
     """
     parts = list(_parts(model, blocks))
-    if blocks:
-        first = next((i for i, part in enumerate(parts) if part in blocks), 0)
-        before, after = parts[:first], [part for part in parts[first:] if part not in blocks]
-        middle = [part for part in blocks if part in parts]
-    else:
-        tables = [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
-        before = [part for part in parts[:-1] if any(_covers(part, name) for name in tables)]
-        after = parts[-1:]
-        middle = [part for part in parts[:-1] if part not in before]
+    tables = [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    before = [part for part in parts if any(_covers(part, name) for name in tables) and part not in blocks]
+    after = [part for part in parts if part not in before and part not in blocks]
+    middle = list(dict.fromkeys(blocks))
+    if not blocks:
+        middle, after = after[:-1], after[-1:]
     layers = {EMBEDDINGS: before, **{block_name(i): [part] for i, part in enumerate(middle)}, HEAD: after}
     given = {layer: names for layer, names in layers.items() if names}
     return "layers: " + yaml.safe_dump(given, default_flow_style=True, sort_keys=False, width=math.inf).strip()
@@ -102,18 +99,41 @@ def _covers(prefix: str, name: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
 
 
-def _layer_problems(layers: Sequence[str]) -> Iterator[Problem]:
+def _place(layer: str) -> str:
+    return f"layers.{layer}"
+
+
+def _prefixes(spec: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The layer of each prefix."""
+    return {prefix: layer for layer, prefixes in spec.items() for prefix in _listed(prefixes)}
+
+
+def _listed(prefixes: Sequence[str]) -> Sequence[str]:
+    return [prefixes] if isinstance(prefixes, str) else prefixes
+
+
+def _prefix_problems(spec: Mapping[str, Sequence[str]], names: Sequence[str]) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for layer, prefixes in spec.items():
+        if isinstance(prefixes, str):
+            yield Problem(_place(layer), f"expected a list of module names, got {prefixes!r}; write [{prefixes}]")
+        for prefix in _listed(prefixes):
+            if prefix in seen:
+                yield Problem(_place(layer), f"{prefix!r} stands in {seen[prefix]} already")
+            elif not any(_covers(prefix, name) for name in names):
+                yield Problem(_place(layer), f"no module or parameter is named {prefix!r}{suggest(prefix, names)}")
+            seen.setdefault(prefix, layer)
+
+
+def _order_problems(layers: Sequence[str]) -> Iterator[Problem]:
     known = [layer for layer in layers if layer in (EMBEDDINGS, HEAD) or _BLOCK.fullmatch(layer)]
     for layer in layers:
         if layer not in known:
             hint = suggest(layer, [EMBEDDINGS, HEAD, block_name(0)])
-            yield Problem(
-                f"layers.{layer}", f"no such layer{hint}; the names are embeddings, block.0, block.1, ..., head"
-            )
-    blocks = sum(map(is_block, known))
+            yield Problem(_place(layer), f"no such layer{hint}; the names are embeddings, block.0, block.1, ..., head")
     expected = [
         *([EMBEDDINGS] if EMBEDDINGS in known else []),
-        *map(block_name, range(blocks)),
+        *map(block_name, range(sum(map(is_block, known)))),
         *([HEAD] if HEAD in known else []),
     ]
     if not layers:

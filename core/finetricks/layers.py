@@ -7,7 +7,7 @@ before and after it), not from a table of model names; or the user gives them (`
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -88,9 +88,9 @@ def find_layers(
     try:
         if not candidates:
             raise LayersError(f"nothing in {type(model).__name__} looks like a chain of blocks")
-        blocks, traced = candidates[0], Trace()
-        if batch is not None:
-            blocks, traced = _first_in_order(model, batch, candidates, forward)
+        blocks, traced = _first_in_order(model, batch, candidates, forward)
+        if _ends_in_head(model, blocks, traced):
+            blocks, traced = _first_in_order(model, batch, [blocks[:-1]], forward)
     except LayersError as error:
         names = [block.name for block in candidates[0]] if candidates else []
         if isinstance(error, OutOfOrder):
@@ -103,7 +103,12 @@ def find_layers(
 def _first_in_order(
     model: nn.Module, batch: Any, candidates: Sequence[tuple[Block, ...]], forward: Forward | None
 ) -> tuple[tuple[Block, ...], Trace]:
-    """The first candidate whose trace is whole; else the first one with a gap; else the first one's error."""
+    """The first candidate whose trace is whole; else the first one with a gap; else the first one's error.
+
+    Without a batch it is the first candidate, and the trace is empty.
+    """
+    if batch is None:
+        return candidates[0], Trace()
     gaps: list[tuple[tuple[Block, ...], Trace]] = []
     errors: list[OutOfOrder] = []
     for blocks in candidates:
@@ -121,14 +126,19 @@ def _first_in_order(
     return gaps[0]
 
 
+def _ends_in_head(model: nn.Module, blocks: Sequence[Block], traced: Trace) -> bool:
+    """Whether the last block is the output layer: a single matrix with nothing after it, as in an MLP."""
+    block_parameters = [block.parameters for block in blocks]
+    depths = _parameter_depths(model, block_parameters, registered_depths(model, block_parameters), traced)
+    return len(blocks) > 1 and blocks[-1].is_single_matrix and len(blocks) not in depths.values()
+
+
 def _found(model: nn.Module, blocks: Sequence[Block], traced: Trace) -> Layers:
     """The layers, from the blocks and what the trace shows (nothing, where it is empty)."""
     block_parameters = [block.parameters for block in blocks]
     registered = registered_depths(model, block_parameters)
     depths = _parameter_depths(model, block_parameters, registered, traced)
-    used = sorted(set(depths.values()))
-    ends_in_head = used[-1] == len(blocks) or blocks[-1].is_single_matrix  # the last linear layer of an MLP
-    names = _layer_names(used, ends_in_head)
+    names = _layer_names(set(depths.values()), head=len(blocks))
     layer_of = {parameter: names[depth] for parameter, depth in depths.items()}
     leaves = {leaf: frozenset(_at(names, depth) for depth in called) for leaf, called in traced.leaves.items()}
     return _gather(model, names, layer_of, leaves, registered)
@@ -138,14 +148,13 @@ def _given(model: nn.Module, explicit: Mapping[str, Sequence[str]]) -> Layers:
     """The layers that the user gives."""
     assigned = layer_spec.assign(model, explicit)
     blocks = [layer for layer in explicit if layer_spec.is_block(layer)]
-    names = {_depth(layer, len(blocks)): layer for layer in explicit}
-    depths: dict[nn.Parameter, int] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name in assigned:
-            depth = _depth(assigned[name], len(blocks))
-            depths[parameter] = min(depth, depths.get(parameter, depth))
-    layer_of = {parameter: names[depth] for parameter, depth in depths.items()}
+    layer_of = {
+        parameter: assigned[name]
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if name in assigned
+    }
     block_parameters = [[parameter for parameter, layer in layer_of.items() if layer == block] for block in blocks]
+    names = {_depth(layer, head=len(blocks)): layer for layer in explicit}
     leaves = {
         leaf: frozenset({assigned[name]}) for name, leaf in parameterless_leaves(model).items() if name in assigned
     }
@@ -160,7 +169,7 @@ def _parameter_depths(
     One inside a block has the block's depth, unless it acts lower as well (tied weights). For the others the trace
     counts, and for those that it did not reach the order of registration.
     """
-    inside = {parameter: depth for depth, block in reversed(list(enumerate(blocks))) for parameter in block}
+    inside = {parameter: depth for depth, block in enumerate(blocks) for parameter in block}
     depths: dict[nn.Parameter, int] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):  # once for each place where tied weights stand
@@ -172,23 +181,18 @@ def _parameter_depths(
     return depths
 
 
-def _layer_names(depths: Sequence[int], ends_in_head: bool) -> dict[int, str]:
-    """Names for the depths that hold parameters, from input to output."""
-    names = {}
-    if depths[0] == EMBEDDINGS:
-        names[EMBEDDINGS] = layer_spec.EMBEDDINGS
-    rest = depths[len(names) :]
-    blocks = rest[:-1] if ends_in_head else rest
+def _layer_names(depths: Collection[int], head: int) -> dict[int, str]:
+    """Names for the depths that hold parameters, from input to output; the blocks are counted anew."""
+    names = {EMBEDDINGS: layer_spec.EMBEDDINGS} if EMBEDDINGS in depths else {}
+    blocks = [depth for depth in sorted(depths) if depth not in (EMBEDDINGS, head)]
     names |= {depth: layer_spec.block_name(i) for i, depth in enumerate(blocks)}
-    if ends_in_head:
-        names[rest[-1]] = layer_spec.HEAD
-    return names
+    return names | ({head: layer_spec.HEAD} if head in depths else {})
 
 
-def _depth(layer: str, blocks: int) -> int:
+def _depth(layer: str, head: int) -> int:
     if layer_spec.is_block(layer):
         return int(layer.removeprefix("block."))
-    return EMBEDDINGS if layer == layer_spec.EMBEDDINGS else blocks
+    return EMBEDDINGS if layer == layer_spec.EMBEDDINGS else head
 
 
 def _at(names: Mapping[int, str], depth: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -175,10 +176,11 @@ class _Run:
 
     def _evaluate(self, split: str, path: Path | None = None) -> dict[str, float]:
         dataset, task = self.splits[split], self.task
-        scores = score(self.session.model, dataset, task, self.recipe.training.eval_batch_size)
+        size = self.recipe.training.eval_batch_size
+        scores = score(self.session.model, dataset, task.tokenizer, kind=task.kind, batch_size=size)
         if path is not None:
-            write_predictions(path, dataset, scores, task)
-        return compute_metrics(task.kind, scores, dataset["labels"])
+            write_predictions(path, dataset, scores, kind=task.kind, labels=task.labels)
+        return compute_metrics(task.kind, scores, dataset["labels"][:])
 
     def _record(self, metrics: dict[str, float]) -> None:
         session, plan = self.session, self.session.plan
@@ -209,12 +211,14 @@ class _Run:
         }
 
     def _end(self, save_model: bool) -> Result:
-        model = self.session.finish()
+        model: Any = self.session.finish()
         valid = self._evaluate("valid", self.folder.predictions("valid"))
         test = self._evaluate("test", self.folder.predictions("test")) if "test" in self.splits else None
         if save_model:
             model.save_pretrained(self.folder.model)
-            self.task.tokenizer.save_pretrained(self.folder.model)
+            tokenizer = copy.deepcopy(self.task.tokenizer)
+            tokenizer.model_max_length = self.task.max_length  # what the model was trained to see
+            tokenizer.save_pretrained(self.folder.model)
         result = Result(valid, test, self._seconds(), self.session.plan.total_steps, self.folder.path)
         self.folder.write_result({key: value for key, value in vars(result).items() if key != "folder"})
         return result

@@ -1,14 +1,23 @@
-"""What a finished run is good for: its model, loaded again, and the labels it gives to new rows."""
+"""What a finished run is good for: its model, loaded again, and the labels that it gives to new rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_model as load_weights
+from transformers import AutoModelForSequenceClassification
 
 from finetricks.errors import InputError
 from finetricks.folder import RECIPE, RunFolder
 from finetricks.recipe import Recipe
-from finetricks.tasks import load_saved
+from finetricks.settings import Data
+from finetricks.streams import seeded
+from finetricks.tasks.encode import encode_rows, truncate
+from finetricks.tasks.files import read_table
+from finetricks.tasks.models import head_of, load_config, load_saved, load_tokenizer
+from finetricks.tasks.predictions import decide, score
+from finetricks.yaml_file import load_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +29,68 @@ if TYPE_CHECKING:
 def load(folder: str | Path, catalog: Catalog | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model of a finished run, with the structure that its tricks gave it, and its tokenizer.
 
+    Args:
+        catalog: where the recipe's tricks are looked up; the installed ones by default.
+
     Raises:
         InputError: the folder holds no finished run with a model.
     """
-    raise NotImplementedError(load_saved, Recipe, RunFolder, RECIPE, InputError, pd)
+    run = _finished(folder)
+    written = _written(run)
+    return _load(run, Recipe(tricks=written["tricks"], training=written["training"], catalog=catalog))
+
+
+def predict(
+    folder: str | Path, file: str | Path, *, batch_size: int = 64, catalog: Catalog | None = None
+) -> pd.DataFrame:
+    """Label the rows of a file with a finished run's model, as it is.
+
+    Returns:
+        The file's columns, then `prediction` and a column `score:NAME` for each label.
+
+    Raises:
+        InputError: the folder holds no finished run with a model, or the file cannot be read or lacks a text column.
+    """
+    import pandas as pd
+
+    run = _finished(folder)
+    written = _written(run)
+    columns = Data.model_validate(written["data"]).text_columns
+    # The files that the run was trained on need not be there any more.
+    recipe = Recipe(tricks=written["tricks"], training=written["training"], catalog=catalog)
+    model, tokenizer = _load(run, recipe)
+    kind, labels = head_of(model.config)
+    table = read_table(file)
+    stack, length = recipe.stack(), tokenizer.model_max_length
+    about = {"tokenizer": tokenizer, "max_length": length, "text_columns": columns}
+    dataset = stack.data(encode_rows(table, tokenizer, columns), "predict", recipe.streams.data, **about)
+    scores = score(model, truncate(dataset, tokenizer, length), tokenizer, kind=kind, batch_size=batch_size)
+    given: dict[str, Any] = {**table.columns, "prediction": decide(scores, kind=kind, labels=labels)}
+    return pd.DataFrame(given | {f"score:{name}": scores[:, index] for index, name in enumerate(labels)})
+
+
+def _finished(folder: str | Path) -> RunFolder:
+    run = RunFolder(folder)
+    if not run.is_run:
+        raise InputError(f"{run.path} holds no run: it has no {RECIPE}")
+    if run.result() is None or not run.model.is_dir():
+        raise InputError(f"{run.path} holds no finished run with a model; finish it with --resume")
+    return run
+
+
+def _written(run: RunFolder) -> dict[str, Any]:
+    written: dict[str, Any] = load_yaml(run.path / RECIPE).data
+    return written
+
+
+def _load(run: RunFolder, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    stack = recipe.stack()
+    if not set(stack.implementing("build")) - set(stack.implementing("finish")):
+        return load_saved(run.model)
+    # What tricks built into the model and did not take off again is built in afresh, and then given the weights.
+    tokenizer = load_tokenizer(str(run.model))
+    with seeded(0):
+        model = AutoModelForSequenceClassification.from_config(load_config(str(run.model)))
+    model = stack.build(model, recipe.streams.init, tokenizer=tokenizer, max_length=tokenizer.model_max_length)
+    load_weights(model, run.model / "model.safetensors")
+    return model.eval(), tokenizer

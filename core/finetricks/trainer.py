@@ -7,9 +7,8 @@ the optimizer's groups, the schedule, the freezing, the loss and the random stre
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch.utils.data import RandomSampler, Sampler
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from finetricks.arguments import check_arguments
-from finetricks.errors import CheckpointError, FinetricksError
+from finetricks.errors import FinetricksError
 from finetricks.layers import Layers, find_layers
 from finetricks.optimizers import named_groups
 from finetricks.order import EpochSampler
@@ -49,6 +48,10 @@ class TrickMixin(Trainer):
         CheckpointError: on resuming, for a checkpoint that lacks a part or belongs to another run.
     """
 
+    model: Any
+    train_dataset: Any
+    eval_dataset: Any
+
     def __init__(self, *positional: Any, recipe: Recipe, **keywords: Any) -> None:
         self.recipe = recipe
         self.session: Session | None = None
@@ -56,6 +59,7 @@ class TrickMixin(Trainer):
         self._checkpoint: Path | None = None
         self._micro: int | None = None
         self._fresh = True
+        self._in_training_step = False
         stack = recipe.stack()
         args = keywords.get("args", positional[1] if len(positional) > 1 else None)
         if isinstance(args, TrainingArguments):
@@ -154,17 +158,18 @@ class TrickMixin(Trainer):
             raise FinetricksError(
                 f"optim={self.args.optim} chooses its own parameter groups; a plan cannot rule over them"
             )
-        self.optimizer = kind(named_groups(plan, self.model), **options)
+        optimizer: torch.optim.Optimizer = kind(named_groups(plan, self.model), **options)
+        self.optimizer = optimizer
         self.session = Session(
             model=self.model,
             stack=stack,
             layers=layers,
             plan=plan,
-            optimizer=self.optimizer,
+            optimizer=optimizer,
             streams=None if self._plain else self.streams,
             accumulation=self.args.gradient_accumulation_steps,
         )
-        return self.optimizer
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         assert self.session is not None
@@ -216,8 +221,8 @@ class TrickMixin(Trainer):
         return None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        sampler = super()._get_train_sampler(train_dataset)
-        if self._plain or type(sampler) is not RandomSampler:
+        sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
+        if self._plain or not isinstance(sampler, RandomSampler):
             return sampler
         return EpochSampler(len(sampler), self.streams.data)
 
@@ -228,18 +233,12 @@ class TrickMixin(Trainer):
         step = self.state.global_step
         self._micro = self._micro + 1 if self._micro is not None and step == self.session.global_step else 0
         self.session.enter(step, self._micro)
-        with self._in_step():
-            return super().training_step(model, inputs, num_items_in_batch)
-
-    @contextlib.contextmanager
-    def _in_step(self) -> Iterator[None]:
-        self._training = True
+        self._in_training_step = True
         try:
-            yield
+            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         finally:
-            self._training = False
-
-    _training = False
+            self._in_training_step = False
+        return loss
 
     def _replaces_loss(self) -> bool:
         return bool(self.recipe.stack().implementing("loss"))
@@ -247,7 +246,7 @@ class TrickMixin(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        if not self._training or self.session is None:
+        if not self._in_training_step or self.session is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self._replaces_loss():
             return self.session.loss(inputs, model)
@@ -276,6 +275,3 @@ class TrickMixin(Trainer):
 
 class TrickTrainer(TrickMixin, Trainer):
     """A `transformers.Trainer` that trains by a recipe: `TrickTrainer(recipe=..., model=..., args=..., ...)`."""
-
-
-__all__ = ["CheckpointError", "TrickMixin", "TrickTrainer"]

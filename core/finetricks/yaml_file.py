@@ -36,7 +36,7 @@ for _tag, _pattern, _first in (
     _first_characters = [*_first.replace("\0", ""), *([""] if "\0" in _first else [])]
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first_characters)
 # The constructor of 1.1 reads 010 as octal and 1_000 as a thousand; 1.2 does neither.
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 
 
 @dataclass(frozen=True)

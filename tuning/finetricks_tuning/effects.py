@@ -116,7 +116,9 @@ def _effect(contest: Contest, model: BlockModel, name: str, estimand: str, pairs
     run = [pair for pair in pairs if set(pair) <= there]
     lost = sum(contest.lost.get(with_it, 0) for with_it, _ in pairs)
     if not run:
-        return Effect(name, estimand, lost=lost, note="no cell of it finished" if pairs else "never run beside its twin")
+        return Effect(
+            name, estimand, lost=lost, note="no cell of it finished" if pairs else "never run beside its twin"
+        )
     notes = []
     if len(run) < len(pairs):
         notes.append(f"{len(pairs) - len(run)} of {len(pairs)} settings have no finished cell and are not in it")

@@ -18,7 +18,7 @@ from typing import Any
 from finetricks.errors import InputError
 
 FINISHED, FAILED, DIVERGED = "finished", "failed", "diverged"
-Metrics = Mapping[str, Mapping[str, float] | None]
+Metrics = Mapping[str, Mapping[str, float | None] | None]
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class Ledger:
     def read(self) -> tuple[dict[str, Trial], list[str]]:
         """The trials by key, the latest of each, and what was found wrong with the file, line by line."""
         trials: dict[str, Trial] = {}
-        problems = []
+        problems: list[str] = []
         if not self.path.exists():
             return trials, problems
         text = self.path.read_text(encoding="utf-8", errors="replace")
-        lines = text.splitlines()
+        lines = text.removesuffix("\n").split("\n") if text else []
         for number, line in enumerate(lines, start=1):
             try:
                 trial = Trial.from_json(line)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from finetricks.catalog import Catalog, installed
-from finetricks.errors import Problem, RecipeError, suggest
+from finetricks.errors import InputError, Problem, RecipeError, suggest
 from finetricks.recipe import Recipe
 from finetricks.settings import Settings
 from finetricks.trick import Trick
@@ -44,6 +44,17 @@ class StudySettings(Settings):
     def _known_design(cls, value: str) -> str:
         if value not in DESIGNS:
             raise ValueError(f"no such design{suggest(value, DESIGNS)}; the designs are {', '.join(DESIGNS)}")
+        return value
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        from finetricks.tasks.metrics import greater_is_better
+
+        try:
+            greater_is_better(value)
+        except InputError as error:
+            raise ValueError(str(error)) from None
         return value
 
     @field_validator("seeds", mode="before")

@@ -1,0 +1,129 @@
+"""A cell, one (configuration, seed), and the key under which its result stands in the ledger.
+
+The key is a hash of everything that determines the result: the resolved recipe with its seed, the content of the data
+and of the model, the source of the core and of the tricks that the recipe uses, the versions of torch and transformers,
+and the kind of device. Where the data and the model lie, how often a run is saved, and versions of anything else do not
+enter: an edited trick runs again, an unrelated upgrade does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetricks.recipe import Recipe
+from finetricks_tuning.configurations import Configuration
+from finetricks_tuning.source import hash_of_core, hash_of_trick
+
+if TYPE_CHECKING:
+    from finetricks.tasks import Task
+    from finetricks_tuning.study import Study
+
+DATA_SOURCES = ("train", "valid", "test", "subset")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The unit of work."""
+
+    configuration: Configuration
+    seed: int
+    recipe: Recipe
+    key: str
+
+
+def task_key(recipe: Recipe) -> str:
+    """What determines the task of a recipe; cells with equal keys share one loaded task."""
+    data = recipe.data.model_dump(mode="json") if recipe.data else None
+    return json.dumps([recipe.model, data, recipe.training.max_length])
+
+
+class Keys:
+    """Makes the keys of a study's cells; files are hashed once.
+
+    Args:
+        task: gives a recipe's task.
+        device: the kind of device that the cells run on: `cpu`, or a GPU's name.
+    """
+
+    def __init__(self, task: Callable[[Recipe], Task], device: str) -> None:
+        self._task = task
+        self._device = device
+        self._core = hash_of_core()
+        self._tricks: dict[type, str] = {}
+        self._models: dict[str, str] = {}
+
+    def of(self, recipe: Recipe) -> str:
+        """The key of the cell that runs `recipe`. Raises `InputError` for a trick whose source cannot be found."""
+        task = self._task(recipe)
+        parts = {
+            "recipe": self._canonical(recipe),
+            "data": task.fingerprint,
+            "model": self._model(task.model_name),
+            "core": self._core,
+            "tricks": {name: self._trick(type(trick)) for name, trick in recipe.tricks},
+            "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+            "device": self._device,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @staticmethod
+    def _canonical(recipe: Recipe) -> dict[str, Any]:
+        resolved = recipe.to_dict()
+        del resolved["model"], resolved["training"]["checkpoint"]
+        resolved["data"] = {key: value for key, value in resolved["data"].items() if key not in DATA_SOURCES}
+        return resolved
+
+    def _trick(self, kind: type) -> str:
+        if kind not in self._tricks:
+            self._tricks[kind] = hash_of_trick(kind)
+        return self._tricks[kind]
+
+    def _model(self, name: str) -> str:
+        if name not in self._models:
+            self._models[name] = hash_of_model(name)
+        return self._models[name]
+
+
+def hash_of_model(name: str) -> str:
+    """Of a model folder's files (weights, configuration, tokenizer); for a name on the Hub, the name and the commit."""
+    folder = Path(name)
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(name, "config.json")  # .../snapshots/<commit>/config.json
+        return f"{name}@{Path(found).parent.name}" if isinstance(found, str) else name
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def cells_of(study: Study, keys: Keys) -> list[Cell]:
+    """The cells of a study, seed by seed over all configurations: after each seed the comparison is balanced."""
+    base = _with_threads(study.recipe, study.threads)
+    cells = []
+    for seed in study.settings.seeds:
+        for configuration in study.configurations:
+            recipe = configuration.recipe(base, seed)
+            cells.append(Cell(configuration, seed, recipe, keys.of(recipe)))
+    return cells
+
+
+def _with_threads(recipe: Recipe, threads: int) -> Recipe:
+    # Sums over more threads round differently.
+    return Recipe(
+        model=recipe.model,
+        data=recipe.data,
+        training=recipe.training.model_copy(update={"threads": threads}),
+        tricks=[trick for _, trick in recipe.tricks],
+        layers=recipe.layers,
+        catalog=recipe.catalog,
+    )

@@ -1,0 +1,68 @@
+"""What a study planned, `cells.json`: all that its report needs beside the ledger.
+
+Written before the first cell starts, so that a report can be made at any time, without the data, the model or the
+tricks at hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from finetricks.errors import InputError
+from finetricks.folder import write_atomically
+
+FILE = "cells.json"
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One cell of the plan: its key in the ledger, its configuration and its seed."""
+
+    key: str
+    configuration: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A study's plan.
+
+    Attributes:
+        study: as in study.yaml, every default filled in.
+        configurations: the levels of each, by its name, baseline first.
+        cells: in the order in which they are run.
+        left_out: configurations that cannot be run: name and reason.
+        greater_is_better: of the metric.
+        valid_examples: how many examples the metric is computed on.
+        warnings: what a reader of the results must know.
+        command: what runs the study again.
+    """
+
+    study: Mapping[str, Any]
+    configurations: Mapping[str, Mapping[str, str]]
+    cells: tuple[PlannedCell, ...]
+    left_out: tuple[Mapping[str, str], ...]
+    greater_is_better: bool
+    valid_examples: int
+    warnings: tuple[str, ...] = ()
+    command: str = ""
+
+    def write(self, folder: Path) -> None:
+        write_atomically(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Raises `InputError` when the folder holds no study."""
+        path = folder / FILE
+        if not path.is_file():
+            raise InputError(f"{folder} holds no study ({FILE} is missing); `finetricks sweep` writes one")
+        try:
+            given = json.loads(path.read_text(encoding="utf-8"))
+            given["cells"] = tuple(PlannedCell(**cell) for cell in given["cells"])
+            return cls(**given | {key: tuple(given[key]) for key in ("left_out", "warnings")})
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path} cannot be read ({error}); run `finetricks sweep --resume` again") from None

@@ -1,0 +1,88 @@
+"""Which cell is run next: the one place that decides, on configurations and never on single seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from finetricks_tuning.cell_run import CellOrder
+from finetricks_tuning.ledger import FAILED, Ledger, Trial
+
+ORDER, TRIAL = "order", "trial"
+"""Keys of what goes to a worker and of what comes back: JSON texts, which Tune passes on as they are."""
+
+
+class CellSearcher(Searcher):  # type: ignore[misc]
+    """Gives out the cells that the ledger does not hold, in their order, and writes each result to the ledger.
+
+    Args:
+        orders: the cells to run. Those in the ledger are passed over.
+        on_change: called when a cell starts and when one ends.
+    """
+
+    def __init__(self, orders: Iterable[CellOrder], ledger: Ledger, on_change: Callable[[], None]) -> None:
+        super().__init__()
+        self.trials, _ = ledger.read()
+        self.running: dict[str, CellOrder] = {}
+        self._waiting = [order for order in orders if order.key not in self.trials]
+        self._waiting.reverse()
+        self._ledger = ledger
+        self._on_change = on_change
+        self._stopped = False
+
+    @property
+    def remaining(self) -> int:
+        """Cells that have no result yet, running ones included."""
+        return len(self._waiting) + len(self.running)
+
+    def stop(self) -> None:
+        """Give out no further cells."""
+        self._stopped = True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        if self._stopped or not self._waiting:
+            return str(Searcher.FINISHED)
+        order = self._waiting.pop()
+        self.running[trial_id] = order
+        self._on_change()
+        return {ORDER: json.dumps(order.to_dict())}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        order = self.running.pop(trial_id, None)
+        if order is None:
+            return
+        if error:
+            self._record(_lost(order))
+        elif result and result.get(TRIAL):
+            self._record(Trial.from_json(result[TRIAL]))
+        else:  # the worker was told to stop before it began
+            self._waiting.append(order)
+        self._on_change()
+
+    def _record(self, trial: Trial) -> None:
+        self._ledger.append(trial)
+        self.trials[trial.key] = trial
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the truth."""
+
+
+def _lost(order: CellOrder) -> Trial:
+    return Trial(
+        key=order.key,
+        configuration=order.configuration,
+        factors=order.factors,
+        tricks={name: values for entry in order.recipe["tricks"] for name, values in entry.items()},
+        seed=order.recipe["training"]["seed"],
+        status=FAILED,
+        error="its worker process was lost again and again (killed, out of memory, or a crash in native code)",
+    )

@@ -1,0 +1,103 @@
+"""Hashes of source files: what a cell's result depends on besides its recipe and its data."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import finetricks
+from finetricks.errors import InputError
+from finetricks.trick import Trick
+
+OWN = "finetricks_plugins"
+CORE = "finetricks"
+
+
+def hash_of_core() -> str:
+    """Of the core package's Python files."""
+    return _hash_of_tree(Path(finetricks.__file__).parent)
+
+
+def hash_of_trick(trick: type[Trick]) -> str:
+    """Of the code behind a trick's class and the classes that it is made from.
+
+    Of a built-in trick: its own module, and the modules of the same package that it imports, so that an edit of one
+    trick leaves the cells of the others alone. Of another distribution's: the package's Python files. Of a class that
+    stands in no module file (a notebook): its own source text.
+
+    Raises:
+        InputError: the source cannot be found.
+    """
+    digest = hashlib.sha256()
+    for cls in trick.__mro__:
+        package = cls.__module__.partition(".")[0]
+        if package not in (CORE, "pydantic", "builtins", "abc", "typing"):
+            digest.update(_hash_of_class(cls, package).encode())
+    return digest.hexdigest()
+
+
+def _hash_of_class(cls: type, package: str) -> str:
+    if package == OWN:
+        return _hash_of_files(_imported_files(cls.__module__))
+    module = sys.modules.get(cls.__module__)
+    file = getattr(module, "__file__", None)
+    if file is None or cls.__module__ == "__main__":
+        try:
+            return hashlib.sha256(inspect.getsource(cls).encode()).hexdigest()
+        except (OSError, TypeError):
+            raise InputError(
+                f"the source of {cls.__name__} cannot be found; put it in a file and name that with --plugin"
+            ) from None
+    root = getattr(sys.modules.get(package), "__path__", None)
+    return _hash_of_tree(Path(next(iter(root)))) if root else _hash_of_files([Path(file)])
+
+
+def _imported_files(module: str) -> list[Path]:
+    """The file of a module, and those of the modules of its package that it imports, directly or not."""
+    package = module.partition(".")[0]
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        spec = importlib.util.find_spec(name) if name not in found else None
+        if spec is None or spec.origin is None:
+            continue
+        found[name] = Path(spec.origin)
+        for imported in _imports(found[name], name if spec.submodule_search_locations else name.rpartition(".")[0]):
+            if imported.partition(".")[0] == package and _exists(imported):
+                waiting.append(imported)
+    return [found[name] for name in sorted(found)]
+
+
+def _imports(file: Path, package: str) -> Iterable[str]:
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a name within a module, not a module
+        return False
+
+
+def _hash_of_tree(folder: Path) -> str:
+    return _hash_of_files(sorted(folder.rglob("*.py")), folder)
+
+
+def _hash_of_files(files: Iterable[Path], root: Path | None = None) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(root).as_posix() if root else file.name
+        digest.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()

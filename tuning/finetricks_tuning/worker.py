@@ -1,0 +1,81 @@
+"""The warm actor in which cells run, one after another: torch stays imported, the tokenised data at hand."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+
+from finetricks.catalog import Catalog, installed
+from finetricks.trick import Trick
+from finetricks_tuning.cell_run import CellOrder, run_cell
+from finetricks_tuning.hygiene import Flags, clean
+from finetricks_tuning.searcher import ORDER, TRIAL
+
+if TYPE_CHECKING:
+    from finetricks.tasks import Task
+
+STOP = ".stop"
+"""A file of this name in the study's folder keeps workers from beginning another cell."""
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """Tricks that no distribution announces, in a form that a worker on another machine can rebuild.
+
+    Attributes:
+        files: plugin files: name and source text.
+        classes: tricks of a notebook or of the program that runs the study; pickled with their code.
+    """
+
+    files: tuple[tuple[str, str], ...]
+    classes: tuple[type[Trick], ...]
+
+    @classmethod
+    def of(cls, catalog: Catalog) -> Plugins:
+        from_files = {str(path) for path in catalog.files}
+        others = [kind for name, kind in catalog.classes.items() if catalog.origin_of(name) not in from_files]
+        return cls(tuple((path.name, path.read_text(encoding="utf-8")) for path in catalog.files), tuple(others))
+
+    def catalog(self, folder: Path) -> Catalog:
+        """The installed tricks and these; files are written to `folder` first."""
+        catalog = installed()
+        for index, (name, text) in enumerate(self.files):
+            path = folder / str(index) / name
+            path.parent.mkdir(parents=True)
+            path.write_text(text, encoding="utf-8")
+            catalog = catalog.with_file(path)
+        return catalog.with_classes(self.classes) if self.classes else catalog
+
+
+class CellWorker(tune.Trainable):  # type: ignore[misc]
+    """Runs one cell a step; `reuse_actors` gives the same process one cell after another."""
+
+    def setup(
+        self, config: dict[str, Any], folder: str, plugins: Plugins, tasks: Mapping[str, Task], device: str
+    ) -> None:
+        self._folder = Path(folder)
+        self._tasks = tasks
+        self._device = device
+        self._own_folder = tempfile.TemporaryDirectory()
+        self._catalog = plugins.catalog(Path(self._own_folder.name))
+        self._flags = Flags.now()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if (self._folder / STOP).exists():
+            return {TRIAL: None, "done": True}
+        clean(self._flags)
+        order = CellOrder(**json.loads(self.config[ORDER]))
+        trial = run_cell(order, self._folder, self._catalog, self._tasks[order.task], self._device)
+        return {TRIAL: trial.to_json(), "done": True}
+
+    def cleanup(self) -> None:
+        self._own_folder.cleanup()
