@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import BertConfig, BertForSequenceClassification, default_data_collator
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, default_data_collator
 
 from finetricks import Layers, Progress, Recipe, Session, Step, Trick, hookimpl
 
@@ -123,3 +129,27 @@ class Noise(Trick):
 
 
 ALL: tuple[Callable[[], Trick], ...] = (Unfreeze, Decay, TwicePass, Anchor, Noise)
+
+
+def write_task(folder: Path) -> Path:
+    """A model folder and CSV files of a task that a tiny model can learn: which kind of animal a few words are about."""
+    model = bert(blocks=2)
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] wing beak nest fin gill reef a the big".split()
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", model_max_length=32, **special)
+    model.save_pretrained(folder / "model")
+    fast.save_pretrained(folder / "model")
+    draw = random.Random(0)
+    for name, count in (("train", 60), ("test", 12)):
+        lines = ["text,label"]
+        for row in range(count):
+            kind, own = (("bird", words[5:8]), ("fish", words[8:11]))[row % 2]
+            text = " ".join(draw.choice(own if draw.random() < 0.6 else words[5:]) for _ in range(3 + row % 4))
+            lines.append(f"{text} {words[11 + row % 3]},{kind}")
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return folder

@@ -68,12 +68,12 @@ class RunFolder:
         write_atomically(self.path / VERSIONS, json.dumps(versions(recipe), indent=2) + "\n")
 
     def _check_same(self, recipe: Recipe) -> None:
-        from finetricks.recipe import Recipe
+        from finetricks.recipe import determining
         from finetricks.yaml_file import load_yaml
 
-        before = Recipe(**load_yaml(self.path / RECIPE).data, catalog=recipe.catalog)
-        if before.fingerprint != recipe.fingerprint:
-            details = "; ".join(_differences(before.to_dict(), recipe.to_dict()))
+        before = load_yaml(self.path / RECIPE).data
+        if differing := _differences(determining(before), determining(recipe.to_dict())):
+            details = "; ".join(differing)
             raise CheckpointError(f"{self.path} holds a run of another recipe; what differs: {details}")
 
     def result(self) -> dict[str, Any] | None:

@@ -135,7 +135,7 @@ class Recipe:
     @property
     def fingerprint(self) -> str:
         """A hash of all that determines the run's result; what a checkpoint must agree with."""
-        text = json.dumps(self.to_dict() | {"training": _lasting(self.training)}, sort_keys=True)
+        text = json.dumps(determining(self.to_dict()), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def __repr__(self) -> str:
@@ -162,9 +162,10 @@ class Recipe:
         return training_arguments(self.training, output_dir, **more)
 
 
-def _lasting(training: Training) -> dict[str, Any]:
-    # How often a run is saved changes nothing of what it computes.
-    return training.model_dump(mode="json", exclude={"checkpoint"})
+def determining(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a resolved recipe determines the run's result: all but how often the run is saved."""
+    kept = {key: value for key, value in resolved["training"].items() if key != "checkpoint"}
+    return {**resolved, "training": kept}
 
 
 class _Reader:

@@ -221,6 +221,7 @@ class _Run:
             tokenizer.save_pretrained(self.folder.model)
         result = Result(valid, test, self._seconds(), self.session.plan.total_steps, self.folder.path)
         self.folder.write_result({key: value for key, value in vars(result).items() if key != "folder"})
+        self.folder.checkpoints.clear()  # there is nothing left to resume, and they are large
         return result
 
 

@@ -56,6 +56,7 @@ class Resources:
 def run_cells(
     searcher: CellSearcher,
     folder: Path,
+    *,
     plugins: Plugins,
     tasks: Mapping[str, Task],
     device: str,
@@ -71,8 +72,10 @@ def run_cells(
     """
     stop = folder / STOP
     stop.unlink(missing_ok=True)
-    with _environment(QUIET), tempfile.TemporaryDirectory(prefix="finetricks-") as scratch, _cluster(
-        address, resources.cpus
+    with (
+        _environment(QUIET),
+        tempfile.TemporaryDirectory(prefix="finetricks-") as scratch,
+        _cluster(address, resources.cpus),
     ):
         slots = resources.slots(ray.cluster_resources())
         worker = tune.with_resources(

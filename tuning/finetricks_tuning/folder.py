@@ -2,43 +2,64 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from finetricks.errors import InputError
 from finetricks.folder import write_atomically
-from finetricks_tuning import manifest
+from finetricks.recipe import Recipe
 from finetricks_tuning.study import Study
 
-STUDY = "study.yaml"
+STUDY, LOCK = "study.yaml", ".lock"
 
 
-def open_folder(folder: Path, study: Study, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder ready for a study.
+def check_folder(folder: Path, study: Study, *, resume: bool, overwrite: bool) -> None:
+    """Check, and change nothing.
 
     Raises:
-        InputError: it holds a study and neither `resume` nor `overwrite` is asked for; it holds another study than the
-            one to resume; or it holds something that is no study (which is never deleted).
+        InputError: the folder holds a study and neither `resume` nor `overwrite` is asked for; it holds another study
+            than the one to resume; or it holds something that is no study (which is never deleted).
     """
     if resume and overwrite:
         raise InputError("resume and overwrite exclude one another: continue the study, or replace it")
     if folder.is_file():
         raise InputError(f"{folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / STUDY).is_file():
-            raise InputError(f"{folder} is not empty and holds no study; name a new or an empty folder")
-        if overwrite:
-            shutil.rmtree(folder)
-        elif not resume:
-            raise InputError(f"{folder} already holds a study: --resume continues it, --overwrite replaces it")
-        else:
-            _check_extends(study, Study.load(folder / STUDY, catalog=study.catalog), folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / STUDY).is_file():
+        raise InputError(f"{folder} is not empty and holds no study; name a new or an empty folder")
+    if resume:
+        _check_extends(study, Study.load(folder / STUDY, catalog=study.catalog), folder)
+    elif not overwrite:
+        raise InputError(f"{folder} already holds a study: --resume continues it, --overwrite replaces it")
+
+
+@contextmanager
+def writing(folder: Path, study: Study, *, overwrite: bool) -> Iterator[None]:
+    """Hold a checked folder for the block, as its only writer; `overwrite` empties it first.
+
+    Raises:
+        InputError: another process is at work in it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-
-
-def write_study(folder: Path, study: Study) -> None:
-    write_atomically(folder / STUDY, study.to_yaml())
+    lock = folder / LOCK
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"another sweep is at work in {folder}; wait for it, or name another folder") from None
+        if overwrite:
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path != lock:
+                    path.unlink()
+        write_atomically(folder / STUDY, study.to_yaml())
+        yield
 
 
 def _check_extends(study: Study, before: Study, folder: Path) -> None:
@@ -53,3 +74,9 @@ def _check_extends(study: Study, before: Study, folder: Path) -> None:
                     f"(what differs: {', '.join(differ)}); a study can be resumed with more seeds or factors, "
                     "otherwise name another folder"
                 )
+
+
+def _recipe(study: Study, recipe: Recipe) -> str:
+    given = recipe.to_dict()
+    given["training"] |= {"threads": study.threads, "checkpoint": None}
+    return json.dumps(given, sort_keys=True)

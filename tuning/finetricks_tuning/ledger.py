@@ -9,13 +9,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-
-from finetricks.errors import InputError
 
 FINISHED, FAILED, DIVERGED = "finished", "failed", "diverged"
 Metrics = Mapping[str, Mapping[str, float | None] | None]
@@ -122,14 +119,3 @@ def _drop_torn_line(descriptor: int) -> None:
         os.ftruncate(descriptor, start)
     else:
         os.write(descriptor, b"\n")
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold a study's folder for the block. Raises `InputError` when another process holds it."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"another sweep is at work in {folder}; wait for it, or name another folder") from None
-        yield

@@ -20,23 +20,32 @@ class CellSearcher(Searcher):  # type: ignore[misc]
 
     Args:
         orders: the cells to run. Those in the ledger are passed over.
+        retry_failed: the ones that failed count as not run.
         on_change: called when a cell starts and when one ends.
     """
 
-    def __init__(self, orders: Iterable[CellOrder], ledger: Ledger, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        orders: Iterable[CellOrder],
+        ledger: Ledger,
+        *,
+        retry_failed: bool = False,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__()
-        self.trials, _ = ledger.read()
+        trials, _ = ledger.read()
+        self.trials = {key: t for key, t in trials.items() if not (retry_failed and t.status == FAILED)}
         self.running: dict[str, CellOrder] = {}
         self._waiting = [order for order in orders if order.key not in self.trials]
         self._waiting.reverse()
         self._ledger = ledger
-        self._on_change = on_change
+        self.on_change = on_change
         self._stopped = False
 
     @property
-    def remaining(self) -> int:
-        """Cells that have no result yet, running ones included."""
-        return len(self._waiting) + len(self.running)
+    def has_work(self) -> bool:
+        """Whether any cell waits for its turn."""
+        return bool(self._waiting)
 
     def stop(self) -> None:
         """Give out no further cells."""
@@ -47,7 +56,7 @@ class CellSearcher(Searcher):  # type: ignore[misc]
             return str(Searcher.FINISHED)
         order = self._waiting.pop()
         self.running[trial_id] = order
-        self._on_change()
+        self.on_change()
         return {ORDER: json.dumps(order.to_dict())}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -60,7 +69,7 @@ class CellSearcher(Searcher):  # type: ignore[misc]
             self._record(Trial.from_json(result[TRIAL]))
         else:  # the worker was told to stop before it began
             self._waiting.append(order)
-        self._on_change()
+        self.on_change()
 
     def _record(self, trial: Trial) -> None:
         self._ledger.append(trial)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetricks.errors import InputError
 from finetricks.recipe import Recipe
 from finetricks_tuning.cell import Cell, Keys, cells_of, task_key
 from finetricks_tuning.cell_run import CellOrder
-from finetricks_tuning.folder import open_folder, write_study
-from finetricks_tuning.ledger import FAILED, Ledger, only_writer
+from finetricks_tuning.folder import check_folder, writing
+from finetricks_tuning.ledger import Ledger
 from finetricks_tuning.manifest import Manifest, PlannedCell
 from finetricks_tuning.report import write_report
 from finetricks_tuning.status import Status, StatusKeeper
@@ -21,6 +22,7 @@ from finetricks_tuning.summary import LEDGER, Summary, summarise
 
 if TYPE_CHECKING:
     from finetricks.tasks import Task
+    from finetricks_tuning.searcher import CellSearcher
 
 OnUpdate = Callable[[Status], None]
 UPDATE_EVERY = 0.2  # seconds
@@ -35,18 +37,18 @@ def sweep(
     retry_failed: bool = False,
     address: str | None = None,
     on_update: OnUpdate | None = None,
-    command: str = "",
+    command: str = "finetricks sweep study.yaml --out DIR",
 ) -> Summary:
     """Run a study and write its folder `out`: study.yaml, trials.jsonl, summary.json, report.html, cells/.
 
     Everything is checked, and the data are read, before Ray starts. Ctrl-C once lets the running cells finish, twice
-    stops at once; both can be resumed.
+    stops at once; either way the summary is of what there is (`complete` is false), and the study can be resumed.
 
     Args:
         resume: go on with the study in `out`; its cells that have a result are not run again. It may have more seeds
             or factors by now.
         overwrite: replace the study in `out`.
-        retry_failed: also run cells again that failed. Diverged ones would diverge again, and are not.
+        retry_failed: run cells again that failed. Diverged ones would diverge again, and are not.
         address: of a running Ray cluster; by default Ray runs on this machine for as long as the study does.
         on_update: called with the status when a cell starts or ends, a few times a second at most.
         command: what runs the study again, for the report.
@@ -55,22 +57,137 @@ def sweep(
         InputError: the study, its data, its model, the folder or the address cannot be used.
     """
     folder = Path(out).absolute()
+    check_folder(folder, study, resume=resume, overwrite=overwrite)
     tasks = _Tasks()
+    better = _check_metric(study, tasks)
     device, gpus = _device(study)
-    _check_metric(study, tasks)
     cells = cells_of(study, Keys(tasks.of, device))
-    open_folder(folder, study, resume=resume, overwrite=overwrite)
-    with only_writer(folder):
-        write_study(folder, study)
-        manifest = _manifest(study, cells, tasks, command)
+    with writing(folder, study, overwrite=overwrite):
+        manifest = _manifest(study, cells, tasks, better, command)
         manifest.write(folder)
-        ledger = Ledger(folder / LEDGER)
-        if retry_failed:
-            ...
-        try:
-            _run(study, cells, folder, ledger, manifest, tasks, device, gpus, address, on_update)
-        finally:
-            summary = summarise(folder)
-            summary.write(folder)
-            write_report(summary, folder)
+        session = _Session(study, cells, folder, manifest, tasks, device, gpus)
+        with suppress(KeyboardInterrupt):
+            session.run(retry_failed, address, on_update)
+        return write_results(folder)
+
+
+def write_results(folder: str | Path) -> Summary:
+    """Write summary.json and report.html of the study in `folder`, finished or not.
+
+    Raises:
+        InputError: the folder holds no study.
+    """
+    folder = Path(folder).absolute()
+    summary = summarise(folder)
+    summary.write(folder)
+    write_report(summary, folder)
     return summary
+
+
+@dataclass
+class _Tasks:
+    """The tasks of a study's recipes, each loaded once: one, unless the model or the length is a factor."""
+
+    loaded: dict[str, Task] = field(default_factory=dict)
+
+    def of(self, recipe: Recipe) -> Task:
+        from finetricks.run import task_of
+
+        key = task_key(recipe)
+        if key not in self.loaded:
+            self.loaded[key] = task_of(recipe)
+        return self.loaded[key]
+
+
+@dataclass(frozen=True)
+class _Session:
+    """One go at the cells of a study that have no result."""
+
+    study: Study
+    cells: Sequence[Cell]
+    folder: Path
+    manifest: Manifest
+    tasks: _Tasks
+    device: str
+    gpus: float
+
+    def run(self, retry_failed: bool, address: str | None, on_update: OnUpdate | None) -> None:
+        from finetricks_tuning.engine import Resources, run_cells
+        from finetricks_tuning.searcher import CellSearcher
+        from finetricks_tuning.worker import Plugins
+
+        first_seed = self.study.settings.seeds[0]
+        orders = [
+            CellOrder.of(cell, task_key(cell.recipe), explain=cell.seed == first_seed and _has_plan(cell))
+            for cell in self.cells
+        ]
+        searcher = CellSearcher(orders, Ledger(self.folder / LEDGER), retry_failed=retry_failed)
+        if on_update is not None:
+            searcher.on_change = self._updates(searcher, on_update)
+            searcher.on_change()
+        if searcher.has_work:
+            run_cells(
+                searcher,
+                self.folder,
+                plugins=Plugins.of(self.study.catalog),
+                tasks=self.tasks.loaded,
+                device=self.device,
+                resources=Resources(self.study.threads, self.gpus),
+                address=address,
+            )
+
+    def _updates(self, searcher: CellSearcher, on_update: OnUpdate) -> Callable[[], None]:
+        keeper = StatusKeeper(self.manifest, searcher.trials)
+        last = -UPDATE_EVERY
+
+        def update() -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= UPDATE_EVERY or not (searcher.running or searcher.has_work):
+                last = now
+                on_update(keeper.now(searcher.trials, searcher.running.values()))
+
+        return update
+
+
+def _check_metric(study: Study, tasks: _Tasks) -> bool:
+    """Whether more of the study's metric is better. Raises `InputError` when its task has no such metric."""
+    from finetricks.tasks.metrics import greater_is_better
+
+    return greater_is_better(study.settings.metric, tasks.of(study.recipe).kind)
+
+
+def _device(study: Study) -> tuple[str, float]:
+    """The kind of device that the cells run on, and how many GPUs, or what share of one, each of them takes."""
+    import torch
+
+    there = torch.cuda.is_available()
+    asked = study.settings.gpus_per_cell
+    gpus = float(there) if asked is None else asked
+    return (torch.cuda.get_device_name() if there else "cuda") if gpus else "cpu", gpus
+
+
+def _has_plan(cell: Cell) -> bool:
+    return bool(cell.recipe.stack().implementing("freeze", "schedule"))
+
+
+def _manifest(study: Study, cells: Sequence[Cell], tasks: _Tasks, better: bool, command: str) -> Manifest:
+    task = tasks.of(study.recipe)
+    warnings = list(task.notes)
+    if study.recipe.stack().owner("schedule") is None:
+        warnings.append("the baseline has no learning-rate schedule: beside it, any decay may look like a discovery")
+    if "training.learning_rate" not in {factor.name for factor in study.factors}:
+        warnings.append(
+            "every configuration was trained at one learning rate: a trick that only changes the effective rate is "
+            "credited for it; training.learning_rate can be a factor"
+        )
+    return Manifest(
+        study=study.to_dict(),
+        configurations={configuration.name: configuration.levels for configuration in study.configurations},
+        cells=tuple(PlannedCell(cell.key, cell.configuration.name, cell.seed) for cell in cells),
+        left_out=tuple(left_out.to_dict() for left_out in study.left_out),
+        greater_is_better=better,
+        valid_examples=len(task.splits["valid"]),
+        warnings=tuple(warnings),
+        command=command,
+    )

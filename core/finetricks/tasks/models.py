@@ -109,8 +109,9 @@ def load_model(
         ModelError: the model does not exist, cannot be reached, or has no classification head in transformers.
     """
     config = load_config(name)
-    if config.get_text_config().pad_token_id is None:
-        config.get_text_config().pad_token_id = pad_token_id
+    text_config = config.get_text_config()
+    if getattr(text_config, "pad_token_id", None) is None:
+        text_config.pad_token_id = pad_token_id
     config.problem_type = PROBLEM_TYPES[kind]
     config.num_labels = len(labels) or 1
     if labels:

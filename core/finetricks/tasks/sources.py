@@ -38,8 +38,9 @@ def read_sources(data: Data) -> tuple[dict[str, Table], tuple[str, ...]]:
         raise DataError(Problem("data.subset", f"only a Hugging Face data set has subsets, {data.train} has none"))
     named = {"train": data.train, "valid": data.valid, "test": data.test}
     names = {split: name for split, name in named.items() if isinstance(name, str)}
-    remaining = for_each(names.keys() - given.keys(), lambda split: _read(names[split], f"data.{split}", hub))
-    return given | remaining, notes
+    missing = [split for split in names if split not in given]
+    read = for_each(missing, lambda split: _read(names[split], f"data.{split}", hub))
+    return given | read, notes
 
 
 def _is_file(name: str) -> bool:

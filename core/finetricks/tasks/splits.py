@@ -20,7 +20,7 @@ def draw_share(texts: Sequence[Hashable], strata: Sequence[Hashable] | None, sha
         The rows drawn, ascending.
 
     Raises:
-        DataError: one of the two sides would be empty.
+        DataError: no row can be drawn. (Train is never left empty: its classes keep a text each.)
     """
     wanted = round(share * len(texts))
     groups: dict[Hashable, list[int]] = {}
@@ -32,13 +32,12 @@ def draw_share(texts: Sequence[Hashable], strata: Sequence[Hashable] | None, sha
     for group in _spread(classes, len(members), child(seed, "share"), keep_last=True):
         if len(drawn) + len(members[group]) <= wanted:
             drawn += members[group]
-    if not drawn or len(drawn) == len(texts):
-        side = "valid" if not drawn else "train"
+    if not drawn:
         raise DataError(
             Problem(
                 "data.valid",
-                f"a share of {share:g} of {len(texts)} rows ({len(members)} different texts) leaves {side} without "
-                "rows; give another share, more rows, or a file",
+                f"a share of {share:g} of {len(texts)} rows ({len(members)} different texts) leaves valid without rows; "
+                "give a larger share, more rows, or a file",
             )
         )
     return sorted(drawn)

@@ -1,0 +1,89 @@
+"""A plan as tables for a terminal: who is trained how fast, and who is frozen when."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import groupby
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from finetricks.plan import Group, Plan
+
+
+def trained(plan: Plan, layer: str) -> list[tuple[int, int]]:
+    """The stretches of steps over which `layer` is trained, as (from, to), `to` exclusive."""
+    stretches: list[tuple[int, int]] = []
+    for stage in plan.stages:
+        if layer in stage.frozen:
+            continue
+        if stretches and stretches[-1][1] == stage.start:
+            stretches[-1] = (stretches[-1][0], stage.end)
+        else:
+            stretches.append((stage.start, stage.end))
+    return stretches
+
+
+def groups_table(plan: Plan) -> Table:
+    """A row for each parameter group, from input to output."""
+    table = Table(title="Parameter groups, from input to output", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("layer")
+    for header in ("parameters", "LR factor", "highest LR", "weight decay"):
+        table.add_column(header, justify="right")
+    table.add_column("trained in steps")
+    table.add_column("set by")
+    for group in plan.groups:
+        table.add_row(
+            escape(group.layer),
+            f"{len(group.parameters)}",
+            f"{group.lr_factor:.4g}",
+            _highest(plan, group),
+            f"{group.weight_decay:g}",
+            ", ".join(f"{start}–{end}" for start, end in trained(plan, group.layer)) or "never",
+            escape(_set_by(group)),
+        )
+    return table
+
+
+def stages_table(plan: Plan) -> Table:
+    """A row for each stretch of steps with the same frozen layers."""
+    table = Table(
+        title=f"Stages of {plan.total_steps} steps, {plan.steps_per_epoch} an epoch",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for header in ("steps", "epochs"):
+        table.add_column(header, justify="right")
+    table.add_column("trained")
+    table.add_column("frozen")
+    for stage in plan.stages:
+        epochs = [f"{step / plan.steps_per_epoch:.3g}" for step in (stage.start, stage.end)]
+        table.add_row(
+            f"{stage.start}–{stage.end}",
+            "–".join(epochs),
+            escape(runs_of(plan.layers, set(plan.layers) - stage.frozen)),
+            escape(runs_of(plan.layers, stage.frozen)),
+        )
+    return table
+
+
+def runs_of(layers: Sequence[str], chosen: Collection[str]) -> str:
+    """The chosen layers in few words: neighbours as `embeddings to block.4`, and `all` or `none` of them."""
+    if not chosen:
+        return "none"
+    if set(chosen) >= set(layers):
+        return "all"
+    runs = [list(run) for is_chosen, run in groupby(layers, key=lambda layer: layer in chosen) if is_chosen]
+    return ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+
+
+def _highest(plan: Plan, group: Group) -> str:
+    """The highest learning rate that the group is trained with."""
+    steps = [step for start, end in trained(plan, group.layer) for step in range(start, end)]
+    return f"{max(plan.rate(group, step) for step in steps):.3g}" if steps else ""
+
+
+def _set_by(group: Group) -> str:
+    parts = [("LR", group.set_by.get("lr_factor", ())), ("decay", group.set_by.get("weight_decay", ()))]
+    return "; ".join(f"{what}: {', '.join(tricks)}" for what, tricks in parts if tricks)

@@ -1,0 +1,211 @@
+"""One run in its folder: written, refused, resumed after a kill, loaded again, and used to label new rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from finetricks import CheckpointError, Diverged, InputError, Recipe, Trick, hookimpl, installed, load, predict, run
+from finetricks.yaml_file import load_yaml
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_task(tmp_path_factory.mktemp("task"))
+
+
+def recipe_in(folder: Path, tricks: Any = (), **training: Any) -> Recipe:
+    settings = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "threads": 1} | training
+    data = {"train": str(folder / "train.csv"), "test": str(folder / "test.csv"), "valid": 0.25}
+    return Recipe(model=str(folder / "model"), data=data, training=settings, tricks=tricks)
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_the_folder_holds_what_is_promised(folder: Path, tmp_path: Path) -> None:
+    seen = []
+    result = run(recipe_in(folder), tmp_path / "run", on_progress=lambda *event: seen.append(event))
+    out = tmp_path / "run"
+    written = json.loads((out / "result.json").read_text())
+    assert set(written) == {"valid", "test", "seconds", "steps"}
+    assert written["valid"] == result.valid
+    assert 0 < written["seconds"] < 60
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [result.steps // 2, result.steps]
+    assert lines[-1]["valid"] == result.valid
+    assert load_yaml(out / "recipe.yaml").data == recipe_in(folder).to_dict()
+    assert {"python", "platform", "libraries", "tricks"} == set(json.loads((out / "versions.json").read_text()))
+    for split, rows in (("valid", 15), ("test", 12)):
+        header, *body = (out / "predictions" / f"{split}.csv").read_text().splitlines()
+        assert header == "example_id,label,prediction,score:bird,score:fish"
+        assert len(body) == rows
+    assert not (out / "checkpoints").exists()
+    assert [event[0] for event in seen] == list(range(1, result.steps + 1))
+    assert [event[2] is not None for event in seen].count(True) == 2
+
+
+def test_the_model_is_loaded_without_finetricks_and_scores_the_same(folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    run(recipe_in(folder), tmp_path / "run")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    text = (folder / "test.csv").read_text().splitlines()[1].split(",")[0]
+    with torch.no_grad():
+        scores = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0]
+    first = predict(tmp_path / "run", folder / "test.csv").iloc[0]
+    assert first["score:bird"] == pytest.approx(scores[0].item(), abs=1e-6)
+    assert model.config.id2label == {0: "bird", 1: "fish"}
+
+
+def test_new_rows_are_labelled_as_the_test_split_was(folder: Path, tmp_path: Path) -> None:
+    run(recipe_in(folder), tmp_path / "run")
+    frame = predict(tmp_path / "run", folder / "test.csv")
+    assert list(frame.columns) == ["text", "label", "prediction", "score:bird", "score:fish"]
+    saved = (tmp_path / "run" / "predictions" / "test.csv").read_text().splitlines()[1:]
+    assert frame["prediction"].tolist() == [line.split(",")[2] for line in saved]
+
+
+def test_the_same_recipe_gives_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    run(recipe_in(folder), tmp_path / "one")
+    torch.rand(5)
+    run(recipe_in(folder, seed=1), tmp_path / "between")
+    run(recipe_in(folder), tmp_path / "two")
+    one, two, other = (files_of(tmp_path / name) for name in ("one", "two", "between"))
+    for name in ("model/model.safetensors", "predictions/valid.csv", "predictions/test.csv"):
+        assert one[name] == two[name]
+        assert one[name] != other[name]
+
+
+def test_a_finished_run_is_not_run_again(folder: Path, tmp_path: Path) -> None:
+    first = run(recipe_in(folder), tmp_path / "run")
+    assert run(recipe_in(folder), tmp_path / "run", resume=True) == first
+
+
+def test_a_folder_that_holds_something_is_refused(folder: Path, tmp_path: Path) -> None:
+    run(recipe_in(folder, epochs=1), tmp_path / "run")
+    with pytest.raises(InputError, match="already holds a run: --resume continues it, --overwrite replaces it"):
+        run(recipe_in(folder, epochs=1), tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"training\.epochs: 1\.0 there, 2\.0 here"):
+        run(recipe_in(folder), tmp_path / "run", resume=True)
+    run(recipe_in(folder), tmp_path / "run", overwrite=True)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_bytes(b"meow")
+    for how in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(InputError, match="not empty and holds no run"):
+            run(recipe_in(folder), tmp_path / "photos", **how)
+    assert (tmp_path / "photos" / "cat.png").read_bytes() == b"meow"
+    with pytest.raises(InputError, match="exclude one another"):
+        run(recipe_in(folder), tmp_path / "run", resume=True, overwrite=True)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(folder: Path, tmp_path: Path) -> None:
+    class Explodes(Trick):
+        """Infinite from the third step on."""
+
+        @hookimpl(wrapper=True)
+        def loss(self, step: Any):
+            return (yield) * (float("inf") if step.progress.step == 2 else 1.0)
+
+    with pytest.raises(Diverged, match="diverged at step 2: the loss is not finite"):
+        run(recipe_in(folder, [Explodes()]), tmp_path / "run")
+
+
+def test_a_run_needs_model_and_data(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a run needs `model` and `data`"):
+        run(Recipe(), tmp_path / "run")
+
+
+def test_a_structure_that_a_trick_built_is_built_again_on_loading(folder: Path, tmp_path: Path) -> None:
+    class WiderHead(Trick):
+        """Puts a hidden layer before the classifier."""
+
+        @hookimpl
+        def build(self, model: Any) -> None:
+            size = model.classifier.in_features
+            hidden = torch.nn.Linear(size, size)
+            model.classifier = torch.nn.Sequential(hidden, torch.nn.Tanh(), model.classifier)
+
+    run(recipe_in(folder, [WiderHead()]), tmp_path / "run")
+    catalog = installed().with_classes([WiderHead])
+    model, _ = load(tmp_path / "run", catalog)
+    assert isinstance(model.classifier, torch.nn.Sequential)
+    again = predict(tmp_path / "run", folder / "test.csv", catalog=catalog)["prediction"].tolist()
+    saved = (tmp_path / "run" / "predictions" / "test.csv").read_text().splitlines()[1:]
+    assert again == [line.split(",")[2] for line in saved]
+
+
+@pytest.mark.parametrize("name", ["nothing", "unfinished"])
+def test_what_holds_no_finished_run_cannot_be_loaded(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "nothing").mkdir()
+    run(recipe_in(folder, epochs=1), tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "result.json").unlink()
+    with pytest.raises(InputError, match="holds no (run|finished run)"):
+        load(tmp_path / name)
+
+
+# -- a real kill ---------------------------------------------------------------------------------------------
+
+CHILD = """
+import sys, pathlib
+sys.path.insert(0, {tests!r})
+import test_run
+from finetricks import run
+run(test_run.long_recipe(pathlib.Path(sys.argv[1])), sys.argv[2], resume=True,
+    on_progress=lambda step, total, metrics: print(step, flush=True))
+"""
+
+
+def long_recipe(folder: Path) -> Recipe:
+    tricks = [trick() for trick in tiny.ALL]
+    return recipe_in(folder, tricks, epochs=8, checkpoint=3, evaluate=4, batch_size=4)
+
+
+@pytest.mark.parametrize("at", [4, 37])
+def test_resume_after_kill_9_equals_uninterrupted_bit_for_bit(folder: Path, tmp_path: Path, at: int) -> None:
+    code = CHILD.format(tests=str(Path(__file__).parent))
+    command = [sys.executable, "-c", code, str(folder), str(tmp_path / "killed")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    ) as child:
+        for line in child.stdout:
+            if int(line) == at:
+                os.kill(child.pid, signal.SIGKILL)
+                break
+    assert child.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "result.json").exists()
+    steps = []
+    run(long_recipe(folder), tmp_path / "killed", resume=True, on_progress=lambda step, *_: steps.append(step))
+    assert 1 < steps[0] <= at + 2  # it went on, and did not begin again
+    run(long_recipe(folder), tmp_path / "whole")
+    killed, whole = files_of(tmp_path / "killed"), files_of(tmp_path / "whole")
+    for name in ("model/model.safetensors", "predictions/valid.csv", "predictions/test.csv"):
+        assert killed[name] == whole[name]
+    lines = [[json.loads(line) for line in files["metrics.jsonl"].splitlines()] for files in (killed, whole)]
+    for one, other in zip(*lines, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_a_run_that_is_told_to_stop_can_be_resumed(folder: Path, tmp_path: Path) -> None:
+    def stop(step: int, *_: Any) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(long_recipe(folder), tmp_path / "run", on_progress=stop)
+    started = time.perf_counter()
+    result = run(long_recipe(folder), tmp_path / "run", resume=True)
+    assert result.seconds > time.perf_counter() - started - 5
+    assert result.steps == 96

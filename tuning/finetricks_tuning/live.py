@@ -1,0 +1,82 @@
+"""A study as it runs: a live table in a terminal, a line a cell elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from finetricks_tuning.effects import Effect
+from finetricks_tuning.report import SIGNS, duration
+from finetricks_tuning.status import Status
+from finetricks_tuning.summary import Summary
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Callable[[Status], None]]:
+    """Give what shows each new status on `console`."""
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    with Live(console=console, transient=True) as live:
+        yield lambda status: live.update(_table(status))
+
+
+class _Lines:
+    """One line whenever more cells are done, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._done = -1
+
+    def __call__(self, status: Status) -> None:
+        if status.done > self._done:
+            self._done = status.done
+            self._console.print(_progress(status), highlight=False)
+
+
+def _progress(status: Status) -> str:
+    left = "" if status.seconds_left is None else f", about {duration(status.seconds_left)} left"
+    return f"{status.done} of {status.planned} cells done{left}"
+
+
+def _table(status: Status) -> Table:
+    table = Table(caption=f"{_progress(status)} · Ctrl-C: finish the running cells and stop", caption_justify="left")
+    table.add_column("configuration")
+    table.add_column("seeds done", justify="right")
+    table.add_column(f"mean {status.metric}", justify="right")
+    table.add_column("")
+    for row in status.configurations:
+        now = [f"{row.running} running"] if row.running else []
+        now += [f"{row.lost} failed or diverged"] if row.lost else []
+        mean = "" if row.mean is None else f"{row.mean:.4f}"
+        table.add_row(escape(row.name), f"{row.finished} of {status.seeds}", mean, ", ".join(now))
+    return table
+
+
+def results_table(summary: Summary) -> Table:
+    """The verdicts, for the terminal."""
+    baseline = summary.baseline.mean
+    shown = "no finished cell" if baseline is None else f"{baseline:.4f}"
+    table = Table(title=f"{summary.metric} on valid; baseline {shown}", title_justify="left")
+    for name in (
+        "level",
+        "verdict",
+        "difference",
+        f"{100 * (1 - summary.manifest.study['alpha']):g} % interval",
+        "seeds",
+    ):
+        table.add_column(name, justify="right" if name in ("difference", "seeds") else "left")
+    for row in summary.rows:
+        table.add_row(escape(row.name), *_cells(row))
+    return table
+
+
+def _cells(row: Effect) -> tuple[str, str, str, str]:
+    difference = "" if row.estimate is None else f"{row.estimate:+.4f}"
+    interval = "" if row.ci is None else f"{row.ci[0]:+.4f} to {row.ci[1]:+.4f}"
+    return f"{SIGNS.get(row.verdict, '·')} {row.verdict}", difference, interval, str(row.seeds)
