@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from logging import Handler, LogRecord
 
 import pytest
 import torch
@@ -31,6 +29,7 @@ from transformers import (
     ViTModel,
     XLNetConfig,
 )
+from transformers.utils import logging
 
 from finetricks.errors import ModelError
 from finetricks.tasks.models import (
@@ -119,21 +118,23 @@ def test_new_weights_come_from_the_seed_and_from_nowhere_else(bert) -> None:
     assert torch.equal(other.bert.encoder.layer[0].output.dense.weight, stored)
 
 
-def test_loading_is_quiet_and_leaves_the_settings_alone(bert) -> None:
-    # In a process of its own: transformers' log handler holds on to the stderr that it found first.
-    script = f"""
-import sys
-from transformers.utils import logging
-from finetricks.tasks.models import load_config, load_model, max_positions, empty_model
-logging.set_verbosity_info()
-load_model({str(bert)!r}, kind="classification", labels=("a", "b"), seed=0)
-max_positions(empty_model("x", load_config({str(bert)!r})))
-assert logging.get_verbosity() == logging.INFO and logging.is_progress_bar_enabled()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ), check=True
-    )
-    assert (done.stdout, done.stderr) == ("", "")
+def test_loading_is_quiet_and_leaves_the_settings_alone(bert, capfd) -> None:
+    records: list[LogRecord] = []
+    handler = Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logging.add_handler(handler)
+    before = logging.get_verbosity()
+    logging.set_verbosity_info()
+    try:
+        load_model(str(bert), kind="classification", labels=("a", "b"), seed=0)
+        max_positions(empty_model("x", load_config(str(bert))))
+        assert logging.get_verbosity() == logging.INFO
+        assert logging.is_progress_bar_enabled()
+    finally:
+        logging.set_verbosity(before)
+        logging.remove_handler(handler)
+    assert [record.getMessage() for record in records] == []
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_saved_model_is_loaded_with_its_own_head(bert, tmp_path) -> None:

@@ -73,7 +73,7 @@ def _trick(tricks: dict[str, type[Trick]], definitions: dict[str, Any]) -> dict[
     with_values = {
         name: {
             "description": summary(trick),
-            "anyOf": [_reference(name, trick, definitions), *([{"type": "null"}] if name in bare else [])],
+            "anyOf": [_reference(f"tricks.{name}", trick, definitions), *([{"type": "null"}] if name in bare else [])],
         }
         for name, trick in tricks.items()
     }

@@ -19,7 +19,8 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 
 from finetricks.arguments import check_arguments
 from finetricks.errors import FinetricksError
-from finetricks.layers import Layers, find_layers
+from finetricks.layer_pass import undisturbed
+from finetricks.layers import find_layers
 from finetricks.optimizers import named_groups
 from finetricks.order import EpochSampler
 from finetricks.plan import compile_plan
@@ -30,10 +31,6 @@ from finetricks.streams import Streams, seeded
 from finetricks.trainer_checkpoint import load_tricks, save_tricks, usable_checkpoint
 
 logger = logging.getLogger(__name__)
-
-# These normalise by `num_items_in_batch` when they are given it. Other heads take it, ignore it and average, and the
-# Trainer believes that they did: under accumulation their gradients would be too large by the number of micro-batches.
-NORMALISED_BY_ITEMS = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
 
 
 class TrickMixin(Trainer):
@@ -132,8 +129,10 @@ class TrickMixin(Trainer):
         if self._length is None:
             raise FinetricksError("the optimizer of a recipe is made by trainer.train(), which knows the run's length")
         self._micro = None
-        self._mend_normalisation()
-        layers = self._layers()
+        sample = self._sample()
+        if self._replaces_loss() or not self._normalises_by_items(sample):
+            self.model_accepts_loss_kwargs = False
+        layers = find_layers(self.model, sample, self.recipe.layers)
         stack = self.recipe.stack()
         if self._fresh and self._checkpoint is None:
             stack.init(self.model, layers, self.streams.init, tokenizer=self.processing_class)
@@ -177,9 +176,6 @@ class TrickMixin(Trainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def _layers(self) -> Layers:
-        return find_layers(self.model, self._sample(), self.recipe.layers)
-
     def _sample(self) -> Any:
         """Two examples of the training set as a batch, to find the layers with; draws nothing from the global state."""
         dataset = self.train_dataset
@@ -190,9 +186,17 @@ class TrickMixin(Trainer):
             batch = collate([dataset[index] for index in range(min(2, len(dataset)))])
         return self._prepare_inputs(batch)
 
-    def _mend_normalisation(self) -> None:
-        if getattr(self.model, "loss_type", None) not in NORMALISED_BY_ITEMS or self._replaces_loss():
-            self.model_accepts_loss_kwargs = False
+    def _normalises_by_items(self, sample: Any) -> bool:
+        """Whether the model divides its loss by `num_items_in_batch`.
+
+        The Trainer goes by the signature and is wrong for most classification heads, which take the number, ignore it
+        and average: under accumulation their gradients would be too large by the number of micro-batches.
+        """
+        if not self.model_accepts_loss_kwargs or not isinstance(sample, Mapping) or "labels" not in sample:
+            return bool(self.model_accepts_loss_kwargs)
+        with undisturbed(self.model), torch.no_grad():
+            losses = [self.model(**sample, num_items_in_batch=torch.tensor(items)).loss for items in (1, 2)]
+        return not torch.equal(*losses)
 
     def _schedule(self, stack: Stack, steps: int) -> list[float] | None:
         """The factor at each step of the schedule that `args` name, when no trick owns the schedule."""

@@ -50,8 +50,10 @@ class Factor:
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in labels."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    """A value as it stands in labels: `10` for 10 and 10.0, `0.0001`, `adamw`, `[1, 2]`."""
+    if isinstance(value, str):
+        return value
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else json.dumps(value, default=str)
 
 
 def label_of(name: str, values: Mapping[str, Any]) -> str:

@@ -78,6 +78,10 @@ class CellSearcher(Searcher):  # type: ignore[misc]
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher to restore it, and here the ledger is what a study is resumed from."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the truth."""
 

@@ -18,7 +18,7 @@ from finetricks.tasks.table import Table
 
 
 class HubDataset:
-    """A data set with named splits.
+    """A data set with named splits, as `datasets` reads it: of CSV it guesses types, so that 01 becomes the number 1.
 
     Raises:
         DataError: it does not exist, cannot be reached, or cannot be read.
@@ -51,8 +51,8 @@ class HubDataset:
 def _load(name: str, subset: str | None) -> Any:
     builder = datasets.load_dataset_builder(name, subset)
     if isinstance(builder.config, CsvConfig):
-        # pandas would take "NA" for a missing value and "01" for the number 1.
-        builder = datasets.load_dataset_builder(name, subset, dtype="str", keep_default_na=False)
+        # Or else the words "NA" and "null" would be taken for missing values.
+        builder = datasets.load_dataset_builder(name, subset, keep_default_na=False)
     builder.download_and_prepare()
     return builder.as_dataset()
 

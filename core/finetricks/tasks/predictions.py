@@ -129,9 +129,4 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     """Read what `write_predictions` wrote, every score to the bit; labels and predictions are text as they stand."""
     import pandas as pd
 
-    return pd.read_csv(
-        path,
-        dtype={"label": str, "prediction": str},
-        keep_default_na=False,
-        float_precision="round_trip",
-    )
+    return pd.read_csv(path, dtype={"label": str, "prediction": str}, keep_default_na=False)

@@ -36,8 +36,8 @@ def draw_share(texts: Sequence[Hashable], strata: Sequence[Hashable] | None, sha
         raise DataError(
             Problem(
                 "data.valid",
-                f"a share of {share:g} of {len(texts)} rows ({len(members)} different texts) leaves valid without rows; "
-                "give a larger share, more rows, or a file",
+                f"a share of {share:g} of {len(texts)} rows ({len(members)} different texts) leaves valid without "
+                "rows; give a larger share, more rows, or a file",
             )
         )
     return sorted(drawn)

@@ -1,0 +1,72 @@
+"""What the commands print: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+WIDTH_OF_A_FILE = 120  # columns of a table that goes into a file or a pipe
+
+
+def output() -> Console:
+    """The console of results."""
+    fits_terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if fits_terminal else WIDTH_OF_A_FILE)
+
+
+def messages() -> Console:
+    """The console of warnings, errors and progress."""
+    return Console(stderr=True, highlight=False)
+
+
+def complain(message: str) -> None:
+    _say("error: ", "bold red", message)
+
+
+def warn(message: str) -> None:
+    _say("warning: ", "yellow", message)
+
+
+def _say(label: str, style: str, message: str) -> None:
+    messages().print(Text.assemble((label, style), message), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_pairs(pairs: Mapping[str, str]) -> None:
+    """Print names and what belongs to them, aligned."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in pairs.items():
+        table.add_row(escape(name), escape(value))
+    output().print(table)
+
+
+def new_table(*headers: str) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for header in headers:
+        table.add_column(header)
+    return table
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show in a terminal that something takes its time."""
+    console = messages()
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield

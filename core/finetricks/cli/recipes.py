@@ -1,0 +1,112 @@
+"""The commands about a recipe that train nothing: is it right, and what would it do?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finetricks.cli.console import output, print_json, print_pairs, warn, working
+from finetricks.cli.extensions import checker_of
+from finetricks.cli.options import AsJson, Plugins, RecipeFile, Settings, catalog_with
+from finetricks.errors import InputError
+
+if TYPE_CHECKING:
+    from finetricks.catalog import Catalog
+    from finetricks.plan import Plan
+    from finetricks.recipe import Recipe
+    from finetricks.tasks import Task
+
+LOADING = "loading the model and the data"
+
+
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recipe, or a study.", show_default=False)],
+    settings: Settings = None,
+    plugins: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a recipe or a study: all that is wrong at once."""
+    try:
+        summary, warnings = _checked(file, settings or (), catalog_with(plugins))
+    except InputError as error:
+        if not as_json:
+            raise
+        print_json({"ok": False, "problems": [vars(problem) for problem in error.problems]})
+        raise typer.Exit(2) from error
+    if as_json:
+        print_json({"ok": True, "summary": summary, "warnings": warnings})
+        return
+    for warning in warnings:
+        warn(warning)
+    print_pairs({"ok": str(file), **summary})
+
+
+def explain(
+    recipe: RecipeFile,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="PICTURE", help="Also draw it: a .png, .svg or .pdf file.")
+    ] = None,
+    settings: Settings = None,
+    plugins: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a recipe would do to each layer, step by step."""
+    if out is not None:
+        from finetricks.picture import check_format
+
+        check_format(out)
+    from finetricks.recipe import Recipe
+
+    with working(LOADING):
+        _, plan = _compile(Recipe.load(recipe, settings or (), catalog_with(plugins)))
+    for warning in plan.warnings():
+        warn(warning)
+    if as_json:
+        print_json(plan.to_dict())
+    else:
+        from finetricks.explain import groups_table, stages_table
+
+        output().print(groups_table(plan), stages_table(plan))
+    if out is not None:
+        from finetricks.picture import save_picture
+
+        save_picture(plan, out)
+        typer.echo(f"picture: {out}", err=as_json)
+
+
+def _checked(file: Path, settings: Sequence[str], catalog: Catalog) -> tuple[dict[str, str], list[str]]:
+    """What a good file says, by name, and what its author may want to change."""
+    from finetricks.recipe import Recipe
+    from finetricks.yaml_file import load_yaml
+
+    if checker := checker_of(load_yaml(file).data):
+        return dict(checker(file, settings, catalog)), []
+    recipe = Recipe.load(file, settings, catalog)
+    training = recipe.training
+    summary = {
+        "tricks": ", ".join(name for name, _ in recipe.tricks) or "none",
+        "training": f"{training.epochs:g} epochs, batches of {training.batch_size * training.accumulation}, "
+        f"learning rate {training.learning_rate:g}, seed {training.seed}",
+    }
+    if recipe.model is None or recipe.data is None:
+        return summary, ["it names no model or no data: it is one for a loop of your own, and was checked alone"]
+    with working(LOADING):
+        task, plan = _compile(recipe)
+    splits = ", ".join(f"{len(rows)} {split}" for split, rows in task.splits.items())
+    labels = f" of {len(task.labels)} labels" if task.labels else ""
+    summary |= {
+        "model": f"{recipe.model}, {len(plan.layers)} layers",
+        "data": f"{task.kind.replace('_', '-')}{labels}; rows: {splits}",
+        "steps": f"{plan.total_steps}, {plan.steps_per_epoch} an epoch",
+    }
+    return summary, [*task.notes, *plan.warnings()]
+
+
+def _compile(recipe: Recipe) -> tuple[Task, Plan]:
+    from finetricks.run import plan_of, task_of
+
+    task = task_of(recipe)
+    return task, plan_of(recipe, task)

@@ -1,0 +1,111 @@
+"""The commands that do the work: train a recipe, and label new rows with what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finetricks.cli.console import messages, new_table, output, print_json, working
+from finetricks.cli.options import AsJson, Plugins, RecipeFile, Settings, catalog_with
+from finetricks.errors import InputError
+
+if TYPE_CHECKING:
+    from finetricks.run import OnProgress, Result
+
+
+def train(
+    recipe: RecipeFile,
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run's folder.", show_default=False)],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in DIR.")] = False,
+    settings: Settings = None,
+    plugins: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a recipe."""
+    from finetricks.recipe import Recipe
+
+    checked = Recipe.load(recipe, settings or (), catalog_with(plugins))  # before the seconds that torch takes
+    try:
+        with _progress() as on_progress:
+            from finetricks.run import run
+
+            result = run(checked, out, resume=resume, overwrite=overwrite, on_progress=on_progress)
+    except KeyboardInterrupt:
+        messages().print("interrupted; the same command with --resume goes on from the last checkpoint")
+        raise
+    _tell(result, as_json)
+
+
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished run's folder.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The rows to label.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write here instead of to stdout.")] = None,
+    plugins: Plugins = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Records in JSON instead of CSV.")] = False,
+) -> None:
+    """Label new rows with the model of a finished run."""
+    if out is not None and out.resolve() == file.resolve():
+        raise InputError(f"--out {out} is the file to label; name another")
+    with working("labelling"):
+        from finetricks.saved import predict as label
+
+        rows = label(folder, file, catalog=catalog_with(plugins))
+    text = rows.to_json(orient="records", force_ascii=False) + "\n" if as_json else rows.to_csv(index=False)
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8", newline="")
+    typer.echo(f"{len(rows)} rows labelled: {out}")
+
+
+def _tell(result: Result, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "valid": result.valid,
+                "test": result.test,
+                "seconds": result.seconds,
+                "steps": result.steps,
+                "folder": str(result.folder),
+            }
+        )
+        return
+    table = new_table("metric", "valid", *(["test"] if result.test else []))
+    for name, value in result.valid.items():
+        table.add_row(name, f"{value:.4f}", *([f"{result.test[name]:.4f}"] if result.test else []))
+    output().print(table)
+    typer.echo(f"{result.steps} steps in {result.seconds:.1f} s; the run's folder: {result.folder}")
+
+
+@contextmanager
+def _progress() -> Iterator[OnProgress | None]:
+    """A progress bar on a terminal, and nothing elsewhere."""
+    console = messages()
+    if not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metrics]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("loading", total=None, metrics="")
+
+        def show(step: int, total: int, metrics: Mapping[str, float] | None) -> None:
+            bar.update(task, description="training", completed=step, total=total)
+            if metrics is not None:
+                bar.update(task, metrics=", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+
+        yield show
