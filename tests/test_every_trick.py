@@ -17,7 +17,7 @@ from finetricks.stack import conflicts
 
 # Values at which each trick acts on the tiny task. A trick without an entry here fails the suite.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "auxiliary_lm": {"gamma": 0.5},
+    "auxiliary_lm": {"gamma": 0.5, "mask_token_id": 4},
     "discriminative_lr": {},
     "glorot_normal": {},
     "gradual_unfreezing": {},
@@ -109,7 +109,7 @@ def test_its_card_says_where_it_comes_from(name: str) -> None:
         assert info.description, f"{name}.{field} has no description"
 
 
-@pytest.mark.parametrize(("one", "other"), itertools.combinations(IN_A_LOOP, 2))
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(IN_A_LOOP, 2)))
 def test_every_pair_trains_or_is_refused_with_a_reason(one: str, other: str) -> None:
     pair = [(name, installed().get(name)(**SETTINGS[name])) for name in (one, other)]
     if problems := conflicts(pair):

@@ -75,7 +75,7 @@ def test_one_class_is_refused(kind) -> None:
         (
             "classification",
             {"label": ["a", "c", "b", "1", "c"]},
-            "train.csv:3: train lacks the label '1', 'c' (it has 'a', 'b') in 3 rows (lines 3, 5, 6)",
+            "train.csv:3: train lacks the labels '1', 'c' (it has 'a', 'b') in 3 rows (lines 3, 5, 6)",
         ),
         ("regression", {"label": ["1", "x"]}, "train.csv:3: the label column 'label' holds 'x', expected a number"),
         ("regression", {"label": ["1e999"]}, "train.csv:2: the label column 'label' holds '1e999', expected a number"),

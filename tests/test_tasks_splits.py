@@ -69,8 +69,8 @@ def test_rows_without_classes() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (201, "data.rows: 201 rows asked for, but train has 200; ask for fewer, or leave it"),
-        (2, "data.rows: 2 rows cannot hold the 3 classes of train; ask for more"),
+        (201, "data.rows: 201 asked for, but train has 200; ask for fewer, or leave it out"),
+        (2, "data.rows: 2 is fewer than the 3 classes of train; ask for more"),
     ],
 )
 def test_rows_that_cannot_be_drawn(rows: int, message: str) -> None:

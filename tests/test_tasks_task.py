@@ -268,7 +268,7 @@ def test_a_folder_that_is_no_data_set(model, folder, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("lines", "settings", "message"),
     [
-        (["text,label", "a,1", "b,1"], {}, "train.csv: all 2 rows have the same label (label=1): nothing to learn"),
+        (["text,label", "a,1", "b,1"], {}, "train.csv: all 2 rows have the same label (label=1)"),
         (
             ["text,lable", "a,1"],
             {},
@@ -277,8 +277,8 @@ def test_a_folder_that_is_no_data_set(model, folder, tmp_path) -> None:
         (["text,label", "a,1", "b,"], {}, "train.csv:3: the column 'label' is empty"),
         (["text,label", "a,x", "b,0"], {"kind": "multi_label"}, "train.csv:2: the label column 'label' holds 'x'"),
         (["text,label", "a,1", "b,0"], {"valid": 0.1}, "data.valid: a share of 0.1 of 2 rows"),
-        (["text,label", *ROWS], {"rows": 55}, "data.rows: 55 rows asked for, but train has 54"),
-        (["text,label", *ROWS], {"rows": 1}, "data.rows: 1 rows cannot hold the 2 classes"),
+        (["text,label", *ROWS], {"rows": 55}, "data.rows: 55 asked for, but train has 54"),
+        (["text,label", *ROWS], {"rows": 1}, "data.rows: 1 is fewer than the 2 classes"),
         (
             ["text,label", *ROWS],
             {"valid": "dev"},
@@ -303,7 +303,7 @@ def test_problems_of_all_splits_are_told_at_once(model, csv, tmp_path) -> None:
         load_task(model, Data(train=train, valid=valid, test=test))
     assert [str(problem) for problem in error.value.problems] == [
         "valid.csv:2: train lacks the label 'x' (it has '01', '1')",
-        "test.csv:3: train lacks the label '2', '3' (it has '01', '1') in 2 rows (lines 3, 4)",
+        "test.csv:3: train lacks the labels '2', '3' (it has '01', '1') in 2 rows (lines 3, 4)",
     ]
     with pytest.raises(DataError) as error:
         load_task(model, Data(train=str(tmp_path / "absent.csv"), valid=train, test=str(tmp_path / "gone.tsv")))

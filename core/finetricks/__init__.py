@@ -9,34 +9,67 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finetricks.catalog import Catalog, installed
+    from finetricks.catalog import Catalog as Catalog
+    from finetricks.catalog import installed as installed
     from finetricks.errors import (
-        CheckpointError,
-        DataError,
-        Diverged,
-        FinetricksError,
-        InputError,
-        LayersError,
-        ModelError,
-        Problem,
-        RecipeError,
-        TrickConflict,
-        TrickError,
+        CheckpointError as CheckpointError,
     )
-    from finetricks.hooks import Context, ParamOptions, hookimpl
-    from finetricks.layers import Layers, find_layers
-    from finetricks.plan import Group, Plan, compile_plan
-    from finetricks.progress import Progress, Stage
-    from finetricks.recipe import Recipe
-    from finetricks.run import Result, plan_of, run
-    from finetricks.saved import load, predict
-    from finetricks.session import Session
-    from finetricks.stack import Stack
-    from finetricks.step import Step
-    from finetricks.streams import Streams
-    from finetricks.tasks import Task, load_task
-    from finetricks.trainer import TrickMixin, TrickTrainer
-    from finetricks.trick import Choice, Trick
+    from finetricks.errors import (
+        DataError as DataError,
+    )
+    from finetricks.errors import (
+        Diverged as Diverged,
+    )
+    from finetricks.errors import (
+        FinetricksError as FinetricksError,
+    )
+    from finetricks.errors import (
+        InputError as InputError,
+    )
+    from finetricks.errors import (
+        LayersError as LayersError,
+    )
+    from finetricks.errors import (
+        ModelError as ModelError,
+    )
+    from finetricks.errors import (
+        Problem as Problem,
+    )
+    from finetricks.errors import (
+        RecipeError as RecipeError,
+    )
+    from finetricks.errors import (
+        TrickConflict as TrickConflict,
+    )
+    from finetricks.errors import (
+        TrickError as TrickError,
+    )
+    from finetricks.hooks import Context as Context
+    from finetricks.hooks import ParamOptions as ParamOptions
+    from finetricks.hooks import hookimpl as hookimpl
+    from finetricks.layers import Layers as Layers
+    from finetricks.layers import find_layers as find_layers
+    from finetricks.plan import Group as Group
+    from finetricks.plan import Plan as Plan
+    from finetricks.plan import compile_plan as compile_plan
+    from finetricks.progress import Progress as Progress
+    from finetricks.progress import Stage as Stage
+    from finetricks.recipe import Recipe as Recipe
+    from finetricks.run import Result as Result
+    from finetricks.run import plan_of as plan_of
+    from finetricks.run import run as run
+    from finetricks.saved import load as load
+    from finetricks.saved import predict as predict
+    from finetricks.session import Session as Session
+    from finetricks.stack import Stack as Stack
+    from finetricks.step import Step as Step
+    from finetricks.streams import Streams as Streams
+    from finetricks.tasks import Task as Task
+    from finetricks.tasks import load_task as load_task
+    from finetricks.trainer import TrickMixin as TrickMixin
+    from finetricks.trainer import TrickTrainer as TrickTrainer
+    from finetricks.trick import Choice as Choice
+    from finetricks.trick import Trick as Trick
 
 _HOME = {
     "catalog": ["Catalog", "installed"],

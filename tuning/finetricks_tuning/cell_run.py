@@ -6,12 +6,11 @@ import math
 import shutil
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetricks.catalog import Catalog
 from finetricks.errors import Diverged, FinetricksError
 from finetricks.folder import versions
 from finetricks.recipe import Recipe
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from finetricks.tasks import Task
 
 CELLS = "cells"
-ERROR_LINES = 12
+FRAMES = 5
 
 
 @dataclass(frozen=True)
@@ -34,55 +33,63 @@ class CellOrder:
     factors: Mapping[str, str]
     recipe: Mapping[str, Any]
     task: str
+    origins: Mapping[str, str]
     explain: bool
 
     @classmethod
     def of(cls, cell: Cell, task: str, *, explain: bool) -> CellOrder:
         """`explain`: also record what the plan warns of (it is the same for every seed)."""
-        configuration = cell.configuration
-        return cls(cell.key, configuration.name, configuration.levels, cell.recipe.to_dict(), task, explain)
+        recipe = cell.recipe
+        return cls(
+            key=cell.key,
+            configuration=cell.configuration.name,
+            factors=cell.configuration.levels,
+            recipe=recipe.to_dict(),
+            task=task,
+            origins={name: recipe.catalog.origin_of(name) for name, _ in recipe.tricks},
+            explain=explain,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def run_cell(order: CellOrder, folder: Path, catalog: Catalog, task: Task, device: str) -> Trial:
+def run_cell(order: CellOrder, folder: Path, device: str, prepare: Callable[[CellOrder], tuple[Recipe, Task]]) -> Trial:
     """Run a cell, from its checkpoint if it was interrupted, and give its record.
 
     An error of its own (a bad value, a loss that is not finite, no memory) is part of the record; it is not raised.
     The cell's folder `folder/cells/<key>` keeps what a run's folder holds, without model and checkpoints.
+
+    Args:
+        prepare: gives the recipe and its task; what it raises is recorded too.
     """
     from finetricks.run import plan_of, run
 
     started = time.perf_counter()
     place = cell_folder(folder, order.key)
-    recipe = Recipe(**order.recipe, catalog=catalog)
-    status, metrics, seconds, error = FAILED, {}, None, None
-    warnings: list[str] = []
-    try:
-        if order.explain:
-            warnings = plan_of(recipe, task).warnings()
-        result = run(recipe, place, resume=True, task=task, save_model=False)
-        status, seconds = FINISHED, result.seconds
-        metrics = {"valid": _finite(result.valid), "test": result.test and _finite(result.test)}
-    except Diverged as diverged:
-        status, error = DIVERGED, str(diverged)
-    except Exception as failure:
-        error = _told(failure)
-    shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    return Trial(
+    trial = Trial(
         key=order.key,
         configuration=order.configuration,
         factors=order.factors,
-        tricks={name: trick.model_dump(mode="json") for name, trick in recipe.tricks},
-        seed=recipe.training.seed,
-        status=status,
-        metrics=metrics,
-        seconds=time.perf_counter() - started if seconds is None else seconds,
-        error=error,
-        warnings=tuple(warnings),
-        environment={**versions(recipe), "device": device, "threads": recipe.training.threads},
+        tricks={name: values for entry in order.recipe["tricks"] for name, values in entry.items()},
+        seed=order.recipe["training"]["seed"],
+        status=FAILED,
     )
+    try:
+        recipe, task = prepare(order)
+        trial = replace(trial, environment={**versions(recipe), "device": device, "threads": recipe.training.threads})
+        if order.explain:
+            trial = replace(trial, warnings=tuple(plan_of(recipe, task).warnings()))
+        result = run(recipe, place, resume=True, task=task, save_model=False)
+    except Diverged as diverged:
+        trial = replace(trial, status=DIVERGED, error=str(diverged), seconds=time.perf_counter() - started)
+    except Exception as failure:
+        trial = replace(trial, error=_told(failure), seconds=time.perf_counter() - started)
+    else:
+        metrics = {"valid": _finite(result.valid), "test": None if result.test is None else _finite(result.test)}
+        trial = replace(trial, status=FINISHED, metrics=metrics, seconds=result.seconds)
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    return trial
 
 
 def cell_folder(folder: Path, key: str) -> Path:
@@ -99,5 +106,6 @@ def _told(failure: Exception) -> str:
     notes = "".join(f"\n{note}" for note in getattr(failure, "__notes__", ()))
     if isinstance(failure, FinetricksError):
         return f"{failure}{notes}"
-    lines = "".join(traceback.format_exception(failure)).strip().splitlines()
-    return "\n".join([f"{type(failure).__name__}: {failure}{notes}", *lines[-ERROR_LINES:]])
+    frames = traceback.extract_tb(failure.__traceback__)[-FRAMES:]
+    places = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
+    return f"{type(failure).__name__}: {failure}{notes}{places}"

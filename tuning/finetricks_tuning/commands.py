@@ -1,54 +1,51 @@
-"""The commands that studies add to `finetricks`. Imports nothing heavy: `finetricks --help` reads this file."""
+"""What studies add to the command line: `sweep`, `report`, and how `check` reads a study file.
+
+Imports nothing heavy: the command line reads this file for `finetricks --help`.
+"""
 
 from __future__ import annotations
 
-import json
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetricks.cli.console import messages, output, print_json, quiet_libraries, warn
+from finetricks.cli.options import AsJson, Plugins, Settings, catalog_with
+
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from finetricks.catalog import Catalog
     from finetricks_tuning.summary import Summary
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")]
 
 
 def sweep(
-    study: Annotated[Path, typer.Argument(help="The study file.", metavar="STUDY")],
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study, a YAML file.", show_default=False)],
     *,
-    out: Annotated[Path, typer.Option(help="The study's folder.", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The study's folder.", show_default=False)],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in DIR.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the study in DIR.")] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="With --resume: run cells again that failed.")
-    ] = False,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a setting: seeds=3, recipe.data.train=x.csv.")
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells again that failed.")] = False,
+    settings: Settings = None,
+    plugins: Plugins = None,
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="ADDRESS", help="A running Ray cluster's; this machine without.")
     ] = None,
-    plugins: Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file with tricks.")] = None,
-    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; this machine by default.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study: which tricks help on this model and data?"""
-    from rich.console import Console
-
-    from finetricks.catalog import installed
-    from finetricks_tuning.live import watching
     from finetricks_tuning.study import Study
+
+    checked = Study.load(study, settings or (), catalog_with(plugins))  # before the seconds that torch and Ray take
+    for left_out in checked.left_out:
+        warn(f"left out: {left_out.name}: {left_out.reason}")
+    from finetricks_tuning.live import watching
     from finetricks_tuning.sweep import sweep as run_study
 
-    catalog = installed()
-    for plugin in plugins or []:
-        catalog = catalog.with_file(plugin)
-    checked = Study.load(study, settings or (), catalog)
-    console = Console(stderr=True)
-    for left_out in checked.left_out:
-        console.print(f"left out: {left_out.name}: {left_out.reason}", style="yellow", markup=False, highlight=False)
-    with watching(console) as show:
+    quiet_libraries()
+    command = _command(study, out, settings or (), plugins or ())
+    with watching(messages()) as show:
         summary = run_study(
             checked,
             out,
@@ -57,46 +54,59 @@ def sweep(
             retry_failed=retry_failed,
             address=address,
             on_update=show,
-            command=_command(study, out, settings or [], plugins or []),
+            command=command,
         )
-    _tell(summary, out, as_json, Console())
+    _tell(summary, out, as_json)
     if not summary.complete:
-        console.print(
-            f"stopped before the end; `{_command(study, out, settings or [], plugins or [])} --resume` goes on"
-        )
-    if not summary.complete or not summary.counts.get("finished"):
+        messages().print(f"stopped before the end; this goes on: {command} --resume", markup=False, soft_wrap=True)
+    if not (summary.complete and summary.counts.get("finished")):
         raise typer.Exit(1)
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A study's folder.", metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Write a study's summary.json and report.html anew, finished or not."""
-    from rich.console import Console
-
+    """Write the report of a study anew, finished or not."""
     from finetricks_tuning.sweep import write_results
 
-    _tell(write_results(folder), folder, as_json, Console())
+    _tell(write_results(folder), folder, as_json)
 
 
-def _tell(summary: Summary, folder: Path, as_json: bool, console: Console) -> None:
+def check_study(path: Path, overrides: Sequence[str], catalog: Catalog) -> Mapping[str, str]:
+    """What `finetricks check` shows of a study file. Raises `InputError` with everything that is wrong."""
+    from finetricks_tuning.study import Study
+
+    study = Study.load(path, overrides, catalog)
+    cells = len(study.configurations) * len(study.settings.seeds)
+    shown = {
+        "design": study.settings.design,
+        "configurations": ", ".join(configuration.name for configuration in study.configurations),
+        "seeds": ", ".join(map(str, study.settings.seeds)),
+        "cells": str(cells),
+        "metric": study.settings.metric,
+    }
+    left_out = "\n".join(f"{left_out.name}: {left_out.reason}" for left_out in study.left_out)
+    return shown | ({"left out": left_out} if left_out else {})
+
+
+def _tell(summary: Summary, folder: Path, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(summary.to_dict(), indent=2))
+        print_json(summary.to_dict())
         return
     from finetricks_tuning.live import results_table
 
-    console.print(results_table(summary))
     for warning in summary.warnings:
-        console.print(f"note: {warning}", style="yellow", markup=False, highlight=False)
-    lost = sum(summary.counts.get(status, 0) for status in ("failed", "diverged"))
-    if lost:
-        console.print(f"{lost} of {summary.counts['planned']} cells failed or diverged; the report says why")
-    console.print(summary.answer, markup=False, highlight=False)
-    console.print(f"report: {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+        warn(warning)
+    if lost := sum(summary.counts.get(status, 0) for status in ("failed", "diverged")):
+        warn(f"{lost} of {summary.counts['planned']} cells failed or diverged; the report says why")
+    console = output()
+    console.print(results_table(summary))
+    console.print(summary.answer, markup=False)
+    console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
 
 
-def _command(study: Path, out: Path, settings: list[str], plugins: list[Path]) -> str:
+def _command(study: Path, out: Path, settings: Sequence[str], plugins: Sequence[Path]) -> str:
     options = [word for setting in settings for word in ("--set", setting)]
     options += [word for plugin in plugins for word in ("--plugin", str(plugin))]
     return shlex.join(["finetricks", "sweep", str(study), "--out", str(out), *options])

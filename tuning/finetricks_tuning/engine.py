@@ -101,6 +101,7 @@ def run_cells(
                     name="study",
                     storage_path=scratch,
                     verbose=0,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a cell keeps its own
                     failure_config=tune.FailureConfig(max_failures=MAX_LOST),
                 ),
             )
@@ -116,8 +117,8 @@ def _cluster(address: str | None, cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    options: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address is None else {}
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of a cell stands in the ledger
+    options: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     try:
         ray.init(
             address=address or "local",  # without it Ray would join any cluster that it finds

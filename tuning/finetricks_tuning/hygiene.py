@@ -44,6 +44,15 @@ class Flags:
         torch.set_num_threads(self.threads)
 
 
+def settle() -> None:
+    """Take what a process holds by now (libraries, data) out of the garbage collector's sight, for good.
+
+    Looking through it costs 0.2 s a cell, and none of it is garbage.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def clean(flags: Flags) -> None:
     """Put a process in the state in which a run starts: `flags`, fresh random state, the last run's memory free."""
     flags.set()

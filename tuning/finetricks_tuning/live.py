@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from finetricks.cli.console import new_table
 from finetricks_tuning.effects import Effect
 from finetricks_tuning.report import SIGNS, duration
 from finetricks_tuning.status import Status
@@ -45,11 +46,9 @@ def _progress(status: Status) -> str:
 
 
 def _table(status: Status) -> Table:
-    table = Table(caption=f"{_progress(status)} · Ctrl-C: finish the running cells and stop", caption_justify="left")
-    table.add_column("configuration")
-    table.add_column("seeds done", justify="right")
-    table.add_column(f"mean {status.metric}", justify="right")
-    table.add_column("")
+    table = new_table("configuration", "seeds done", f"mean {status.metric}", "")
+    table.caption = f"{_progress(status)}; Ctrl-C finishes the running cells and stops"
+    table.caption_justify = "left"
     for row in status.configurations:
         now = [f"{row.running} running"] if row.running else []
         now += [f"{row.lost} failed or diverged"] if row.lost else []
@@ -62,21 +61,16 @@ def results_table(summary: Summary) -> Table:
     """The verdicts, for the terminal."""
     baseline = summary.baseline.mean
     shown = "no finished cell" if baseline is None else f"{baseline:.4f}"
-    table = Table(title=f"{summary.metric} on valid; baseline {shown}", title_justify="left")
-    for name in (
-        "level",
-        "verdict",
-        "difference",
-        f"{100 * (1 - summary.manifest.study['alpha']):g} % interval",
-        "seeds",
-    ):
-        table.add_column(name, justify="right" if name in ("difference", "seeds") else "left")
+    confidence = 100 * (1 - summary.manifest.study["alpha"])
+    table = new_table(
+        f"{summary.metric} (baseline {shown})", "verdict", "difference", f"{confidence:g} % interval", "seeds"
+    )
     for row in summary.rows:
         table.add_row(escape(row.name), *_cells(row))
     return table
 
 
 def _cells(row: Effect) -> tuple[str, str, str, str]:
-    difference = "" if row.estimate is None else f"{row.estimate:+.4f}"
-    interval = "" if row.ci is None else f"{row.ci[0]:+.4f} to {row.ci[1]:+.4f}"
+    difference = "" if row.estimate is None else f"{row.estimate:+z.4f}"
+    interval = "" if row.ci is None else f"{row.ci[0]:+z.4f} to {row.ci[1]:+z.4f}"
     return f"{SIGNS.get(row.verdict, '·')} {row.verdict}", difference, interval, str(row.seeds)

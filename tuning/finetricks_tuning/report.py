@@ -49,7 +49,7 @@ def render(summary: Summary) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.4f}".replace("-", "−")
+    return "–" if value is None else f"{value:+z.4f}".replace("-", "−")
 
 
 def _number(value: float | None) -> str:

@@ -45,8 +45,9 @@ class StatusKeeper:
     def __init__(self, manifest: Manifest, trials: Mapping[str, Trial]) -> None:
         self._manifest = manifest
         self._keys = {cell.key for cell in manifest.cells}
-        self._before = len(self._keys & set(trials))
-        self._started = time.monotonic()
+        self._done = len(self._keys & set(trials))
+        self._since = time.monotonic()
+        self._warm = False
 
     def now(self, trials: Mapping[str, Trial], running: Iterable[CellOrder]) -> Status:
         metric = str(self._manifest.study["metric"])
@@ -61,8 +62,15 @@ class StatusKeeper:
             finished = sum(trial.status == FINISHED for trial in trials_of)
             mean = sum(values) / len(values) if values else None
             rows.append(ConfigurationStatus(name, finished, len(trials_of) - finished, at_work.count(name), mean))
-        ended = len(ours) - self._before
-        left = len(self._keys) - len(ours)
-        seconds_left = (time.monotonic() - self._started) / ended * left if ended else None
+        seconds_left = self._seconds_left(len(ours))
         seeds = len(self._manifest.study["seeds"])
         return Status(metric, seeds, tuple(rows), len(ours), len(self._keys), seconds_left)
+
+    def _seconds_left(self, done: int) -> float | None:
+        if done == self._done:
+            return None
+        seconds = time.monotonic() - self._since
+        estimate = seconds / (done - self._done) * (len(self._keys) - done)
+        if not self._warm:  # the first cells waited for their workers to start: count from here
+            self._warm, self._done, self._since = True, done, time.monotonic()
+        return estimate

@@ -198,7 +198,7 @@ def _row(effect: Effect) -> dict[str, Any]:
 
 
 def _listed(rows: Sequence[Effect]) -> str:
-    texts = [f"{row.name} ({row.estimate:+.3f})" for row in rows]
+    texts = [f"{row.name} ({row.estimate:+z.3f})" for row in rows]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 

@@ -6,15 +6,17 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
 from finetricks.catalog import Catalog, installed
+from finetricks.recipe import Recipe
 from finetricks.trick import Trick
 from finetricks_tuning.cell_run import CellOrder, run_cell
-from finetricks_tuning.hygiene import Flags, clean
+from finetricks_tuning.hygiene import Flags, clean, settle
 from finetricks_tuning.searcher import ORDER, TRIAL
 
 if TYPE_CHECKING:
@@ -60,11 +62,12 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
         self, config: dict[str, Any], folder: str, plugins: Plugins, tasks: Mapping[str, Task], device: str
     ) -> None:
         self._folder = Path(folder)
+        self._plugins = plugins
         self._tasks = tasks
         self._device = device
         self._own_folder = tempfile.TemporaryDirectory()
-        self._catalog = plugins.catalog(Path(self._own_folder.name))
         self._flags = Flags.now()
+        self._cells = 0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         return True
@@ -72,10 +75,20 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         if (self._folder / STOP).exists():
             return {TRIAL: None, "done": True}
+        self._cells += 1
+        if self._cells == 2:  # the first cell has imported all that a run needs
+            settle()
         clean(self._flags)
         order = CellOrder(**json.loads(self.config[ORDER]))
-        trial = run_cell(order, self._folder, self._catalog, self._tasks[order.task], self._device)
+        trial = run_cell(order, self._folder, self._device, self._prepare)
         return {TRIAL: trial.to_json(), "done": True}
 
     def cleanup(self) -> None:
         self._own_folder.cleanup()
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        return self._plugins.catalog(Path(self._own_folder.name))
+
+    def _prepare(self, order: CellOrder) -> tuple[Recipe, Task]:
+        return Recipe(**order.recipe, catalog=self._catalog), self._tasks[order.task]

@@ -61,6 +61,15 @@ def new_table(*headers: str) -> Table:
     return table
 
 
+def quiet_libraries() -> None:
+    """Leave the showing of progress to this command line; the libraries' own bars would tear its lines apart."""
+    from datasets.utils.logging import disable_progress_bar as quiet_datasets
+    from transformers.utils.logging import disable_progress_bar as quiet_transformers
+
+    quiet_datasets()
+    quiet_transformers()
+
+
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Show in a terminal that something takes its time."""

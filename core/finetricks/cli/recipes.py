@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetricks.cli.console import output, print_json, print_pairs, warn, working
+from finetricks.cli.console import output, print_json, print_pairs, quiet_libraries, warn, working
 from finetricks.cli.extensions import checker_of
 from finetricks.cli.options import AsJson, Plugins, RecipeFile, Settings, catalog_with
 from finetricks.errors import InputError
@@ -86,27 +86,28 @@ def _checked(file: Path, settings: Sequence[str], catalog: Catalog) -> tuple[dic
         return dict(checker(file, settings, catalog)), []
     recipe = Recipe.load(file, settings, catalog)
     training = recipe.training
-    summary = {
+    settings_in_words = {
         "tricks": ", ".join(name for name, _ in recipe.tricks) or "none",
         "training": f"{training.epochs:g} epochs, batches of {training.batch_size * training.accumulation}, "
         f"learning rate {training.learning_rate:g}, seed {training.seed}",
     }
     if recipe.model is None or recipe.data is None:
-        return summary, ["it names no model or no data: it is one for a loop of your own, and was checked alone"]
+        return settings_in_words, ["it names no model or no data: it is one for a loop of your own"]
     with working(LOADING):
         task, plan = _compile(recipe)
-    splits = ", ".join(f"{len(rows)} {split}" for split, rows in task.splits.items())
     labels = f" of {len(task.labels)} labels" if task.labels else ""
-    summary |= {
+    splits = ", ".join(f"{len(rows)} {split}" for split, rows in task.splits.items())
+    task_in_words = {
         "model": f"{recipe.model}, {len(plan.layers)} layers",
         "data": f"{task.kind.replace('_', '-')}{labels}; rows: {splits}",
-        "steps": f"{plan.total_steps}, {plan.steps_per_epoch} an epoch",
     }
-    return summary, [*task.notes, *plan.warnings()]
+    steps = {"steps": f"{plan.total_steps}, {plan.steps_per_epoch} an epoch"}
+    return task_in_words | settings_in_words | steps, [*task.notes, *plan.warnings()]
 
 
 def _compile(recipe: Recipe) -> tuple[Task, Plan]:
     from finetricks.run import plan_of, task_of
 
+    quiet_libraries()
     task = task_of(recipe)
     return task, plan_of(recipe, task)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetricks.cli.console import messages, new_table, output, print_json, working
+from finetricks.cli.console import messages, new_table, output, print_json, quiet_libraries, working
 from finetricks.cli.options import AsJson, Plugins, RecipeFile, Settings, catalog_with
 from finetricks.errors import InputError
 
@@ -35,6 +35,7 @@ def train(
         with _progress() as on_progress:
             from finetricks.run import run
 
+            quiet_libraries()
             result = run(checked, out, resume=resume, overwrite=overwrite, on_progress=on_progress)
     except KeyboardInterrupt:
         messages().print("interrupted; the same command with --resume goes on from the last checkpoint")
@@ -55,6 +56,7 @@ def predict(
     with working("labelling"):
         from finetricks.saved import predict as label
 
+        quiet_libraries()
         rows = label(folder, file, catalog=catalog_with(plugins))
     text = rows.to_json(orient="records", force_ascii=False) + "\n" if as_json else rows.to_csv(index=False)
     if out is None:
@@ -106,6 +108,7 @@ def _progress() -> Iterator[OnProgress | None]:
         def show(step: int, total: int, metrics: Mapping[str, float] | None) -> None:
             bar.update(task, description="training", completed=step, total=total)
             if metrics is not None:
-                bar.update(task, metrics=", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+                name, value = next(iter(metrics.items()))
+                bar.update(task, metrics=f"{name} {value:.3f}")
 
         yield show

@@ -63,7 +63,11 @@ def _read_separated(path: Path, content: bytes, delimiter: str) -> Table:
     ragged: list[Problem] = []
     for line, row in rows:
         if len(row) != len(header):
-            ragged.append(Problem(f"{path.name}:{line}", f"{len(row)} values, but the header names {len(header)}"))
+            ragged.append(
+                Problem(
+                    f"{path.name}:{line}", f"number of values: {len(row)}, but the header names {len(header)} columns"
+                )
+            )
         lines.append(line)
         values.append(row)
     if len(ragged) > SHOWN:

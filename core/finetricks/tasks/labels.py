@@ -83,8 +83,11 @@ def encode(
     index_of = {name: index for index, name in enumerate(names)}
     unknown = [row for row, value in enumerate(values) if value not in index_of]
     if unknown:
-        lacking = listed(sorted({values[row] for row in unknown}))
-        raise DataError(table.problem_of(unknown, f"train lacks the label {lacking} (it has {listed(names)})"))
+        lacking = sorted({values[row] for row in unknown})
+        labels = "label" if len(lacking) == 1 else "labels"
+        raise DataError(
+            table.problem_of(unknown, f"train lacks the {labels} {listed(lacking)} (it has {listed(names)})")
+        )
     return [index_of[value] for value in values]
 
 

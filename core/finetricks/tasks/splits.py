@@ -53,11 +53,11 @@ def draw_rows(strata: Sequence[Hashable] | None, total: int, rows: int, seed: in
     """
     if rows > total:
         raise DataError(
-            Problem("data.rows", f"{rows} rows asked for, but train has {total}; ask for fewer, or leave it")
+            Problem("data.rows", f"{rows} asked for, but train has {total}; ask for fewer, or leave it out")
         )
     if strata is not None and rows < len(set(strata)):
         raise DataError(
-            Problem("data.rows", f"{rows} rows cannot hold the {len(set(strata))} classes of train; ask for more")
+            Problem("data.rows", f"{rows} is fewer than the {len(set(strata))} classes of train; ask for more")
         )
     return sorted(_spread(strata, total, child(seed, "rows"))[:rows])
 

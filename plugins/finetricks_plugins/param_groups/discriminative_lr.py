@@ -1,0 +1,53 @@
+"""Discriminative learning rates: lower layers learn more slowly."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from finetricks import Choice, InputError, Layers, ParamOptions, Trick, hookimpl
+from finetricks.errors import suggest
+
+
+def geometric_factors(layers: int, decay: float) -> list[float]:
+    """Factor of each of `layers` layers, from input to output: 1 for the top one, each lower one's is 1 / `decay`."""
+    return [decay ** -(layers - 1 - index) for index in range(layers)]
+
+
+class DiscriminativeLR(Trick):
+    """Lower layers learn more slowly: eta(l-1) = eta(l) / 2.6.
+
+    The top layer learns at the base rate, each layer below at the rate of the one above divided by `decay`. What lower
+    layers know is more general and should change less. Applies throughout training.
+
+    Traps: fastai's `slice(a, b)` spreads rates geometrically between two ends, which is a factor of 2.6 only for five
+    layers; a deep model's lowest layers hardly learn at 2.6 (12 blocks: 2.6^-13 = 4e-6), so a smaller decay suits them.
+
+    Source: Howard & Ruder 2018, Universal Language Model Fine-tuning for Text Classification (arXiv 1801.06146),
+    section 3.2.
+    """
+
+    neutral: ClassVar[dict[str, Any] | None] = {"decay": 1.0}
+
+    decay: Annotated[float, Field(ge=1), Choice(1.3, 2.0, 2.6)] = Field(
+        default=2.6, description="Rate of a layer over that of the layer below; the paper's value is 2.6."
+    )
+    factors: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        default=None,
+        description="Factors by layer, such as {head: 1, block.0: 0.1}; stand in for decay, other layers keep 1.",
+    )
+
+    @hookimpl
+    def param_groups(self, layers: Layers) -> dict[str, ParamOptions]:
+        if self.factors is not None:
+            if unknown := [name for name in self.factors if name not in layers.names]:
+                near = suggest(unknown[0], layers.names)
+                raise InputError(
+                    f"discriminative_lr.factors: no layer {unknown[0]!r}{near}; the model has {', '.join(layers.names)}"
+                )
+            return {name: ParamOptions(lr_factor=factor) for name, factor in self.factors.items()}
+        if self.decay == 1:
+            return {}
+        factors = geometric_factors(len(layers.names), self.decay)
+        return {name: ParamOptions(lr_factor=factor) for name, factor in zip(layers.names, factors, strict=True)}

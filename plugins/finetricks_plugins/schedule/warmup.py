@@ -1,0 +1,39 @@
+"""Linear warm-up over any schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from finetricks import Choice, Progress, Trick, hookimpl
+
+
+class Warmup(Trick):
+    """The first W steps rise linearly from 0: factor t/W on whatever the schedule gives.
+
+    A wrapper: the owner (or the constant rate) keeps its own course below. As in transformers, the step t = 0 is at
+    rate 0 and the step t = W is the first at full rate.
+
+    Traps: transformers' warm-up-then-decay schedules begin to decay only after W steps; here the owner has decayed
+    since the first, so `linear_decay` with `warmup` lies below theirs by a factor of (T - W)/T at t = W.
+
+    Source: Goyal et al. 2017, Accurate, Large Minibatch SGD (arXiv 1706.02677), section 2.2; for fine-tuning Devlin et
+    al. 2019 (arXiv 1810.04805), appendix A.3. A tenth of the steps is the common default.
+    """
+
+    neutral: ClassVar[dict[str, Any] | None] = {"steps": 0}
+
+    steps: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="W, in optimizer steps; stands in for fraction."
+    )
+    fraction: Annotated[float, Field(ge=0, le=1), Choice(0.05, 0.1, 0.2)] = Field(
+        default=0.1, description="W as a share of the run, rounded down."
+    )
+
+    @hookimpl(wrapper=True)
+    def schedule(self, progress: Progress) -> Generator[None, float, float]:
+        factor = yield
+        steps = int(self.fraction * progress.total_steps) if self.steps is None else self.steps
+        return factor * progress.step / steps if progress.step < steps else factor
