@@ -45,12 +45,12 @@ def test_the_stretches_in_which_a_layer_is_trained() -> None:
 
 def test_a_row_for_each_group() -> None:
     assert rows(groups_table(plan())) == [
-        ["embeddings", "2", "0.125", "", "0", "never", "LR: by_depth"],
-        ["block.0", "1", "0.25", "", "0", "never", "LR: by_depth"],
+        ["embeddings", "2", "0.125", "", "0", "never", "by_depth", ""],
+        ["block.0", "1", "0.25", "", "0", "never", "by_depth", ""],
         # 0.01 x 0.5 x 0.8: the highest rate while it is trained, not the highest of the run.
-        ["block.1", "1", "0.5", "0.004", "0.1", "2–6", "decay: weight_decay"],
-        ["block.1", "1", "0.5", "0.004", "0", "2–6", "LR: a, b; decay: c"],
-        ["head", "1", "1", "0.01", "0", "0–8", ""],
+        ["block.1", "1", "0.5", "0.004", "0.1", "2–6", "", "weight_decay"],
+        ["block.1", "1", "0.5", "0.004", "0", "2–6", "a, b", "c"],
+        ["head", "1", "1", "0.01", "0", "0–8", "", ""],
     ]
 
 

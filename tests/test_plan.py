@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import Field
 from torch import nn
 
 import tiny
@@ -15,8 +16,8 @@ from finetricks import ParamOptions, Plan, Stack, Trick, TrickConflict, compile_
 class Rates(Trick):
     """A factor and a weight decay for what it is told."""
 
-    rates: dict[str, float] = {}
-    decays: dict[str, float] = {}
+    rates: dict[str, float] = Field(default_factory=dict)
+    decays: dict[str, float] = Field(default_factory=dict)
 
     @hookimpl
     def param_groups(self) -> dict[str, ParamOptions]:

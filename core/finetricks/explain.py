@@ -26,22 +26,23 @@ def trained(plan: Plan, layer: str) -> list[tuple[int, int]]:
 
 
 def groups_table(plan: Plan) -> Table:
-    """A row for each parameter group, from input to output."""
+    """A row for each parameter group: how many tensors it holds, how fast and in which steps they are trained."""
     table = Table(title="Parameter groups, from input to output", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("layer")
-    for header in ("parameters", "LR factor", "highest LR", "weight decay"):
+    table.add_column("layer", no_wrap=True)
+    for header in ("params", "LR factor", "peak LR", "weight decay"):
         table.add_column(header, justify="right")
-    table.add_column("trained in steps")
-    table.add_column("set by")
+    table.add_column("trained", min_width=len("trained"))
+    for header in ("LR set by", "decay set by"):
+        table.add_column(header, overflow="fold")
     for group in plan.groups:
         table.add_row(
             escape(group.layer),
             f"{len(group.parameters)}",
             f"{group.lr_factor:.4g}",
-            _highest(plan, group),
+            _peak(plan, group),
             f"{group.weight_decay:g}",
             ", ".join(f"{start}–{end}" for start, end in trained(plan, group.layer)) or "never",
-            escape(_set_by(group)),
+            *(escape(", ".join(group.set_by.get(what, ()))) for what in ("lr_factor", "weight_decay")),
         )
     return table
 
@@ -78,12 +79,7 @@ def runs_of(layers: Sequence[str], chosen: Collection[str]) -> str:
     return ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
-def _highest(plan: Plan, group: Group) -> str:
+def _peak(plan: Plan, group: Group) -> str:
     """The highest learning rate that the group is trained with."""
     steps = [step for start, end in trained(plan, group.layer) for step in range(start, end)]
     return f"{max(plan.rate(group, step) for step in steps):.3g}" if steps else ""
-
-
-def _set_by(group: Group) -> str:
-    parts = [("LR", group.set_by.get("lr_factor", ())), ("decay", group.set_by.get("weight_decay", ()))]
-    return "; ".join(f"{what}: {', '.join(tricks)}" for what, tricks in parts if tricks)

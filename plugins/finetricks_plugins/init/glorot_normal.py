@@ -21,7 +21,7 @@ class GlorotNormal(Trick):
     linear at zero (tanh, sigmoid). By default only the head's linear layers, which are new; `all` starts every linear
     and convolutional layer anew, and throws pretrained weights away. Biases are set to zero, embeddings are left.
 
-    Traps: for ReLU the gain of sqrt(2) makes up for the half that is cut, but He's form (fan_in alone) is the usual one.
+    Traps: for ReLU a gain of sqrt(2) makes up for the half that is cut, but He's form (fan_in alone) is the usual one.
 
     Source: Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks (AISTATS),
     section 4.2 (there as a uniform distribution of the same variance). Gains are torch's `calculate_gain`.

@@ -28,7 +28,7 @@ def gamma_at(epoch: int, gamma: float, decay: str, rate: float) -> float:
 
 
 def shifted(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Targets of causal language modelling, [rows, tokens]: the next token; -100 for padding and where there is none."""
+    """Targets of causal language modelling, [rows, tokens]: the next token; -100 for padding and after the last."""
     targets = torch.full_like(input_ids, IGNORED)
     following = (attention_mask[:, 1:] * attention_mask[:, :-1]).bool()
     targets[:, :-1] = input_ids[:, 1:].masked_fill(~following, IGNORED)
@@ -91,8 +91,8 @@ class AuxiliaryLM(Trick):
     costs one forward pass more, since a classifier's own pass has no masked input and keeps no states.
 
     Traps: in the authors' code the tied embeddings move with the body and not at their own, later epoch, for they are
-    in the head's optimizer too; here they are parameters of the layer `embeddings`, and nothing else. Their gamma decays
-    by 0.9512 an epoch from 0.2019 over 15 epochs and then stays: `decay: exponential`.
+    in the head's optimizer too; here they are parameters of the layer `embeddings`, and nothing else. Their gamma
+    decays by 0.9512 an epoch from 0.2019 over 15 epochs and then stays: `decay: exponential`.
 
     Source: Chronopoulou, Baziotis & Potamianos 2019, An Embarrassingly Simple Approach for Transfer Learning from
     Pretrained Language Models (arXiv 1902.10547), section 3; values from the authors' configuration.

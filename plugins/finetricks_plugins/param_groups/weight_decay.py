@@ -12,7 +12,7 @@ from finetricks import Choice, ParamOptions, Trick, hookimpl
 
 def biases_and_norms(model: nn.Module) -> set[str]:
     """Names of the parameters that are biases, or belong to a normalisation layer (any class named `...Norm...`)."""
-    names = {name for name, _ in model.named_parameters() if name.endswith("bias")}
+    names = {name for name, _ in model.named_parameters() if name.rpartition(".")[2].startswith("bias")}
     for prefix, module in model.named_modules():
         if "norm" in type(module).__name__.lower():
             names |= {f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)}

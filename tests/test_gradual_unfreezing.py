@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+import tiny
+from finetricks import Layers, Progress
+from finetricks_plugins.freeze.gradual_unfreezing import GradualUnfreezing
+
+LAYERS = Layers(names=("embeddings", "block.0", "block.1", "block.2", "head"), parameters={}, modules={})
+
+
+def trainable(trick: GradualUnfreezing, epochs: int, per_epoch: int = 2) -> list[int]:
+    steps = epochs * per_epoch
+    return [5 - len(trick.freeze(Progress(step, steps, per_epoch), LAYERS)) for step in range(steps)]
+
+
+def test_one_layer_more_thaws_each_epoch_from_the_top() -> None:
+    assert trainable(GradualUnfreezing(), epochs=6) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 5]
+    assert GradualUnfreezing().freeze(Progress(2, 12, 2), LAYERS) == ("embeddings", "block.0", "block.1")
+
+
+def test_layers_can_thaw_in_groups() -> None:
+    assert trainable(GradualUnfreezing(layers_per_stage=2), epochs=4, per_epoch=1) == [1, 3, 5, 5]
+    assert trainable(GradualUnfreezing(layers_per_stage=3), epochs=4, per_epoch=1) == [1, 4, 5, 5]
+
+
+def test_the_authors_three_stages() -> None:
+    # head alone, then two groups, each for an epoch, then everything
+    assert trainable(GradualUnfreezing(stages=[1, 2]), epochs=4, per_epoch=1) == [1, 2, 5, 5]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7])
+def test_over_the_run_everything_thaws_however_short_it_is(epochs: int) -> None:
+    counts = trainable(GradualUnfreezing(over="run"), epochs=epochs, per_epoch=10)
+    assert counts[0] == 1
+    assert counts[-1] == 5
+    assert [counts.count(count) for count in range(1, 6)] == [2 * epochs] * 5
+
+
+def test_a_run_that_is_too_short_is_warned_of() -> None:
+    plan = tiny.recipe(GradualUnfreezing(), epochs=3).bind(tiny.bert(), tiny.loader()).plan
+    assert plan.warnings() == ["2 of 5 layers never thaw within the 18 steps: embeddings, block.0"]
+    assert not tiny.recipe(GradualUnfreezing(over="run")).bind(tiny.bert(), tiny.loader()).plan.warnings()

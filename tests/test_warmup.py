@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import get_constant_schedule_with_warmup
+
+from finetricks import Progress, Stack
+from finetricks_plugins.schedule.linear_decay import LinearDecay
+from finetricks_plugins.schedule.warmup import Warmup
+
+
+def factors(*tricks, steps: int = 20) -> list[float]:
+    stack = Stack([(type(trick).__name__, trick) for trick in tricks])
+    return [stack.schedule(Progress(step, steps, steps)) for step in range(steps)]
+
+
+def test_over_a_constant_rate_it_equals_transformers() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_constant_schedule_with_warmup(optimizer, 5).lr_lambdas[0]
+    assert factors(Warmup(steps=5)) == pytest.approx([theirs(step) for step in range(20)], abs=1e-12)
+
+
+def test_it_multiplies_whatever_owns_the_schedule() -> None:
+    # t/4 x (1 - t/20)
+    assert factors(LinearDecay(), Warmup(steps=4))[:6] == pytest.approx([0, 0.2375, 0.45, 0.6375, 0.8, 0.75])
+    assert factors(Warmup(steps=4), LinearDecay()) == factors(LinearDecay(), Warmup(steps=4))
+
+
+def test_a_fraction_is_of_the_run_rounded_down() -> None:
+    assert factors(Warmup(fraction=0.13)) == factors(Warmup(steps=2))
+    assert factors(Warmup(fraction=0)) == factors(Warmup(steps=0)) == [1.0] * 20
