@@ -89,6 +89,8 @@ def test_override_sets_nested_values_and_entries_of_a_list_by_name() -> None:
         "tricks": [{"stlr": {"ratio": 10}}, {"warmup": {"steps": 2}}],
     }
     assert changed.place(("training", "epochs")) == "--set training.epochs"
+    assert changed.place(("tricks", 1, "warmup", "steps")) == "--set tricks.1.warmup.steps"
+    assert changed.place(("data",)) == "--set data.train"
     assert document.data["training"] == {"epochs": 3}
 
 

@@ -134,7 +134,22 @@ ALL: tuple[Callable[[], Trick], ...] = (Unfreeze, Decay, TwicePass, Anchor, Nois
 def write_task(folder: Path) -> Path:
     """A model folder and CSV files of a task that a tiny model can learn: is a text about birds or about fish?"""
     model = bert(blocks=2)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "wing", "beak", "nest", "fin", "gill", "reef", "a", "the", "big"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "wing",
+        "beak",
+        "nest",
+        "fin",
+        "gill",
+        "reef",
+        "a",
+        "the",
+        "big",
+    ]
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from finetricks.session import Session
 from finetricks.tasks import Task, load_task
 from finetricks.tasks.encode import loader, truncate
 from finetricks.tasks.metrics import compute_metrics
+from finetricks.tasks.models import write_model
 from finetricks.tasks.predictions import score, write_predictions
 
 if TYPE_CHECKING:
@@ -34,12 +34,20 @@ OnProgress = Callable[[int, int, dict[str, float] | None], None]
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to. Metrics by name; `seconds` of training and evaluation, over all its resumptions."""
+    """What a run came to.
+
+    Attributes:
+        valid: metrics by name.
+        test: metrics by name; `None` without a test split.
+        seconds: of training and evaluation, over all its resumptions.
+        notes: what the user should know of data and plan, a sentence each.
+    """
 
     valid: dict[str, float]
     test: dict[str, float] | None
     seconds: float
     steps: int
+    notes: tuple[str, ...]
     folder: Path
 
 
@@ -69,7 +77,7 @@ def run(
     folder = RunFolder(out)
     folder.open(recipe, resume=resume, overwrite=overwrite)
     if (done := folder.result()) is not None:
-        return Result(done["valid"], done["test"], done["seconds"], done["steps"], folder.path)
+        return Result(**{**done, "notes": tuple(done["notes"])}, folder=folder.path)
     with _threads(recipe.training.threads):
         task = task or task_of(recipe)
         return _Run(recipe, task, folder).train(save_model, on_progress)
@@ -215,11 +223,10 @@ class _Run:
         valid = self._evaluate("valid", self.folder.predictions("valid"))
         test = self._evaluate("test", self.folder.predictions("test")) if "test" in self.splits else None
         if save_model:
-            model.save_pretrained(self.folder.model)
-            tokenizer = copy.deepcopy(self.task.tokenizer)
-            tokenizer.model_max_length = self.task.max_length  # what the model was trained to see
-            tokenizer.save_pretrained(self.folder.model)
-        result = Result(valid, test, self._seconds(), self.session.plan.total_steps, self.folder.path)
+            write_model(model, self.task.tokenizer, self.folder.model, max_length=self.task.max_length)
+        plan = self.session.plan
+        notes = (*self.task.notes, *plan.warnings())
+        result = Result(valid, test, self._seconds(), plan.total_steps, notes, self.folder.path)
         self.folder.write_result({key: value for key, value in vars(result).items() if key != "folder"})
         self.folder.checkpoints.clear()  # there is nothing left to resume, and they are large
         return result

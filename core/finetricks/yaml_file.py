@@ -56,8 +56,9 @@ class Document:
     def place(self, loc: Loc) -> str:
         """`recipe.yaml:7 training.epochs`; a value that the file does not hold is placed where it would stand."""
         dotted = ".".join(str(part) for part in loc)
-        if any(loc[:length] in self.overrides for length in range(1, len(loc) + 1)):
-            return f"--set {dotted}"
+        for given in self.overrides:
+            if loc[: len(given)] == given or (given[: len(loc)] == loc and loc not in self.lines):
+                return f"--set {'.'.join(str(part) for part in given)}"
         if self.path is None:
             return dotted
         line = next((self.lines[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in self.lines), 1)
@@ -133,8 +134,18 @@ def override(document: Document, settings: Iterable[str]) -> Document:
         loc: Loc = tuple(dotted.strip().split("."))
         value = parse_yaml(text).data
         data = _replaced(document.data, loc, value, f"--set {dotted}")
-        document = Document(data, document.path, document.lines, document.overrides | {loc})
+        document = Document(data, document.path, document.lines, document.overrides | {_resolved(data, loc)})
     return document
+
+
+def _resolved(data: Any, loc: Loc) -> Loc:
+    """Where `loc` lies in `data`: the name of a list's entry is preceded by the entry's index."""
+    if not loc:
+        return ()
+    if isinstance(data, list):
+        index = next(i for i, entry in enumerate(data) if isinstance(entry, dict) and loc[0] in entry)
+        return (index, *_resolved(data[index], loc))
+    return (loc[0], *_resolved(data[loc[0]], loc[1:]))
 
 
 def _replaced(data: Any, loc: Loc, value: Any, place: str) -> Any:

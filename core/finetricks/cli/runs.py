@@ -75,10 +75,13 @@ def _tell(result: Result, as_json: bool) -> None:
                 "test": result.test,
                 "seconds": result.seconds,
                 "steps": result.steps,
+                "notes": list(result.notes),
                 "folder": str(result.folder),
             }
         )
         return
+    for note in result.notes:
+        messages().print(f"note: {note}", markup=False, highlight=False)
     table = new_table("metric", "valid", *(["test"] if result.test else []))
     for name, value in result.valid.items():
         table.add_row(name, f"{value:.4f}", *([f"{result.test[name]:.4f}"] if result.test else []))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -141,6 +142,17 @@ def load_saved(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     kind, labels = head_of(config)
     tokenizer = load_tokenizer(name)
     return load_model(name, kind=kind, labels=labels, seed=0, pad_token_id=tokenizer.pad_token_id), tokenizer
+
+
+def write_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *, max_length: int
+) -> None:
+    """Write what `AutoModel...from_pretrained` loads; the tokenizer's length is what the model was trained to see."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = max_length
+    with _quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def head_of(config: PretrainedConfig) -> tuple[Kind, tuple[str, ...]]:

@@ -1,0 +1,19 @@
+"""What `finetricks check` says of a study file."""
+from __future__ import annotations
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from finetricks.catalog import Catalog
+from finetricks_tuning.study import Study
+
+def check(file: Path, overrides: Sequence[str], catalog: Catalog) -> Mapping[str, str]:
+    """Check a study file, and give what it would run, by name. Raises `InputError` with all that is wrong."""
+    study = Study.load(file, overrides, catalog)
+    seeds = len(study.settings.seeds)
+    said = {
+        "design": study.settings.design,
+        "configurations": ", ".join(configuration.name for configuration in study.configurations),
+        "cells": f"{len(study.configurations) * seeds} ({len(study.configurations)} configurations x {seeds} seeds)",
+    }
+    if study.left_out:
+        said["left out"] = "; ".join(f"{out.name}: {out.reason}" for out in study.left_out)
+    return said
