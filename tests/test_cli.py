@@ -355,7 +355,8 @@ def test_explain_prints_tables_and_draws_the_picture(cli: Cli, here: Path, tmp_p
 def test_train_ends_with_the_metrics_and_the_folder(cli: Cli, here: Path, tmp_path: Path) -> None:
     answer = cli("train", "recipe.yaml", "--plugin", "tricks.py", "--out", tmp_path / "run", "--set", "data.test=null")
     assert answer.code == 0
-    assert answer.err == ""  # no bar where there is no terminal
+    # A note of the plan, but no bar where there is no terminal.
+    assert answer.err == "note: 2 of 4 layers never thaw within the 12 steps: embeddings, block.0\n"
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert f"{result['valid']['accuracy']:.4f}" in answer.out
     assert str(tmp_path / "run") in answer.out
@@ -364,7 +365,7 @@ def test_train_ends_with_the_metrics_and_the_folder(cli: Cli, here: Path, tmp_pa
 def test_resume_of_a_finished_run_gives_its_result_as_json(cli: Cli, here: Path, finished: Path) -> None:
     answer = cli("train", "recipe.yaml", "--plugin", "tricks.py", "--out", finished, "--resume", "--json")
     result = json.loads(answer.out)
-    assert set(result) == {"valid", "test", "seconds", "steps", "folder"}
+    assert set(result) == {"valid", "test", "seconds", "steps", "notes", "folder"}
     assert result["valid"] == json.loads((finished / "result.json").read_text())["valid"]
     assert result["steps"] == 12
 

@@ -191,8 +191,10 @@ def test_gradients_are_clipped() -> None:
 
 @pytest.mark.parametrize("at", [1, 6, 8, 11])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_resume_equals_uninterrupted_bit_for_bit(at: int, accumulation: int, tmp_path) -> None:
-    everything = tiny.recipe(*(trick() for trick in tiny.ALL), LayerRates(), accumulation=accumulation, epochs=4)
+@pytest.mark.parametrize("streams", ["derived", "none"])
+def test_resume_equals_uninterrupted_bit_for_bit(at: int, accumulation: int, streams: str, tmp_path) -> None:
+    tricks = (*(trick() for trick in tiny.ALL), LayerRates())
+    everything = tiny.recipe(*tricks, accumulation=accumulation, epochs=4, streams=streams)
     whole = everything.bind(tiny.bert(), tiny.loader())
     losses = tiny.train(whole)
 

@@ -73,6 +73,7 @@ class Session:
         self._criterion = stack.criterion()
         self._freezing = Freezing(model, layers)
         self._micro_batch = 0
+        self._resumed_rng: dict[str, torch.Tensor] | None = None
 
     @classmethod
     def bind(
@@ -156,7 +157,11 @@ class Session:
         device = next(self.model.parameters()).device
         while self.global_step < self.plan.total_steps:
             epoch, step_in_epoch = divmod(self.global_step, self.plan.steps_per_epoch)
-            for batch in self._order.epoch(epoch, step_in_epoch * self._accumulation + self._micro_batch):
+            skip = step_in_epoch * self._accumulation + self._micro_batch
+            for batch in self._order.epoch(epoch, skip):
+                if self._resumed_rng is not None and skip:
+                    _set_rng(self._resumed_rng)  # beginning the epoch again drew from it
+                self._resumed_rng = None
                 before = (self.global_step, self._micro_batch)
                 yield _to(batch, device)
                 if (self.global_step, self._micro_batch) == before:
@@ -304,7 +309,7 @@ class Session:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "tricks": self.state,
-            "rng": torch.get_rng_state() if self.streams is None else None,
+            "rng": _rng() if self.streams is None else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -314,8 +319,9 @@ class Session:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.state = {name: dict(state["tricks"].get(name, {})) for name, _ in self.stack.tricks}
-        if state["rng"] is not None:
-            torch.set_rng_state(state["rng"].cpu())
+        self._resumed_rng = state["rng"]
+        if self._resumed_rng is not None:
+            _set_rng(self._resumed_rng)
         self.enter(state["global_step"])
 
 
@@ -326,6 +332,18 @@ def _factors(plan: Plan, optimizer: torch.optim.Optimizer) -> list[Callable[[int
         return lambda step: plan.factor(by_name[name], step)
 
     return [factor(group["name"]) for group in optimizer.param_groups]
+
+
+def _rng() -> dict[str, torch.Tensor]:
+    """The global random state, for `streams: none`."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def _set_rng(state: Mapping[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 def _call(model: nn.Module, batch: Any) -> Any:
