@@ -304,3 +304,24 @@ def test_the_mixin_fits_other_trainers(tmp_path: Path) -> None:
     frozen = train(TrickSeq2Seq, recipe=tiny.recipe(tiny.Unfreeze()))
     assert torch.equal(frozen.model.shared.weight, model().shared.weight)
     assert frozen.evaluate(max_length=4)["eval_loss"] > 0
+
+
+def test_data_tricks_change_the_trainers_data(tmp_path: Path) -> None:
+    import datasets
+    from transformers import AutoTokenizer, DataCollatorWithPadding
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.write_task(tmp_path) / "model", model_max_length=6)
+    long = {"input_ids": [[2, *range(5, 13), 3]] * 8, "attention_mask": [[1] * 10] * 8, "labels": [0, 1] * 4}
+    data = datasets.Dataset.from_dict(long)
+    recipe = Recipe(tricks=[{"head_tail": {"head_fraction": 0.25}}], training={"epochs": 1, "batch_size": 4})
+    trainer = TrickTrainer(
+        recipe=recipe,
+        model=tiny.bert(),
+        args=recipe.training_arguments(tmp_path, disable_tqdm=True, save_strategy="no", use_cpu=True),
+        train_dataset=data,
+        eval_dataset={"one": data},
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+    )
+    trainer.train()
+    assert trainer.train_dataset[0]["input_ids"] == trainer.eval_dataset["one"][0]["input_ids"] == [2, 5, 10, 11, 12, 3]

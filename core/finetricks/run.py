@@ -182,11 +182,13 @@ class _Run:
         if what == "loss":
             self.losses.append(value)
 
-    def _evaluate(self, split: str, path: Path | None = None) -> dict[str, float]:
+    def _evaluate(self, split: str) -> dict[str, float]:
+        """Score a split; at the run's end keep the predictions, example by example."""
         dataset, task = self.splits[split], self.task
         size = self.recipe.training.eval_batch_size
         scores = score(self.session.model, dataset, task.tokenizer, kind=task.kind, batch_size=size)
-        if path is not None:
+        if self.session.global_step == self.session.plan.total_steps:
+            path = self.folder.predictions(split)
             write_predictions(path, dataset, scores, kind=task.kind, labels=task.labels)
         return compute_metrics(task.kind, scores, dataset["labels"][:])
 
@@ -219,9 +221,9 @@ class _Run:
         }
 
     def _end(self, save_model: bool) -> Result:
+        valid = self.history[-1]["valid"]  # the last step is always evaluated, with its predictions kept
+        test = self._evaluate("test") if "test" in self.splits else None
         model: Any = self.session.finish()
-        valid = self._evaluate("valid", self.folder.predictions("valid"))
-        test = self._evaluate("test", self.folder.predictions("test")) if "test" in self.splits else None
         if save_model:
             write_model(model, self.task.tokenizer, self.folder.model, max_length=self.task.max_length)
         plan = self.session.plan

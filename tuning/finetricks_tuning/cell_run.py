@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from finetricks.errors import Diverged, FinetricksError
 from finetricks.folder import versions
 from finetricks.recipe import Recipe
-from finetricks_tuning.cell import Cell
+from finetricks_tuning.cell import Cell, task_key
 from finetricks_tuning.ledger import DIVERGED, FAILED, FINISHED, Trial
 
 if TYPE_CHECKING:
@@ -34,20 +34,17 @@ class CellOrder:
     recipe: Mapping[str, Any]
     task: str
     origins: Mapping[str, str]
-    explain: bool
 
     @classmethod
-    def of(cls, cell: Cell, task: str, *, explain: bool) -> CellOrder:
-        """`explain`: also record what the plan warns of (it is the same for every seed)."""
+    def of(cls, cell: Cell) -> CellOrder:
         recipe = cell.recipe
         return cls(
             key=cell.key,
             configuration=cell.configuration.name,
             factors=cell.configuration.levels,
             recipe=recipe.to_dict(),
-            task=task,
+            task=task_key(recipe),
             origins={name: recipe.catalog.origin_of(name) for name, _ in recipe.tricks},
-            explain=explain,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,7 +60,7 @@ def run_cell(order: CellOrder, folder: Path, device: str, prepare: Callable[[Cel
     Args:
         prepare: gives the recipe and its task; what it raises is recorded too.
     """
-    from finetricks.run import plan_of, run
+    from finetricks.run import run
 
     started = time.perf_counter()
     place = cell_folder(folder, order.key)
@@ -78,8 +75,6 @@ def run_cell(order: CellOrder, folder: Path, device: str, prepare: Callable[[Cel
     try:
         recipe, task = prepare(order)
         trial = replace(trial, environment={**versions(recipe), "device": device, "threads": recipe.training.threads})
-        if order.explain:
-            trial = replace(trial, warnings=tuple(plan_of(recipe, task).warnings()))
         result = run(recipe, place, resume=True, task=task, save_model=False)
     except Diverged as diverged:
         trial = replace(trial, status=DIVERGED, error=str(diverged), seconds=time.perf_counter() - started)
@@ -87,7 +82,8 @@ def run_cell(order: CellOrder, folder: Path, device: str, prepare: Callable[[Cel
         trial = replace(trial, error=_told(failure), seconds=time.perf_counter() - started)
     else:
         metrics = {"valid": _finite(result.valid), "test": None if result.test is None else _finite(result.test)}
-        trial = replace(trial, status=FINISHED, metrics=metrics, seconds=result.seconds)
+        warnings = tuple(note for note in result.notes if note not in task.notes)
+        trial = replace(trial, status=FINISHED, metrics=metrics, seconds=result.seconds, warnings=warnings)
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
     return trial
 

@@ -1,9 +1,13 @@
 """What `finetricks check` says of a study file."""
+
 from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
 from finetricks.catalog import Catalog
 from finetricks_tuning.study import Study
+
 
 def check(file: Path, overrides: Sequence[str], catalog: Catalog) -> Mapping[str, str]:
     """Check a study file, and give what it would run, by name. Raises `InputError` with all that is wrong."""

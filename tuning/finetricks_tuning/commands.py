@@ -1,4 +1,4 @@
-"""What studies add to the command line: `sweep`, `report`, and how `check` reads a study file.
+"""The commands that studies add to the command line: `sweep` and `report`.
 
 Imports nothing heavy: the command line reads this file for `finetricks --help`.
 """
@@ -6,7 +6,7 @@ Imports nothing heavy: the command line reads this file for `finetricks --help`.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,6 @@ from finetricks.cli.console import messages, output, print_json, quiet_libraries
 from finetricks.cli.options import AsJson, Plugins, Settings, catalog_with
 
 if TYPE_CHECKING:
-    from finetricks.catalog import Catalog
     from finetricks_tuning.summary import Summary
 
 
@@ -71,23 +70,6 @@ def report(
     from finetricks_tuning.sweep import write_results
 
     _tell(write_results(folder), folder, as_json)
-
-
-def check_study(path: Path, overrides: Sequence[str], catalog: Catalog) -> Mapping[str, str]:
-    """What `finetricks check` shows of a study file. Raises `InputError` with everything that is wrong."""
-    from finetricks_tuning.study import Study
-
-    study = Study.load(path, overrides, catalog)
-    cells = len(study.configurations) * len(study.settings.seeds)
-    shown = {
-        "design": study.settings.design,
-        "configurations": ", ".join(configuration.name for configuration in study.configurations),
-        "seeds": ", ".join(map(str, study.settings.seeds)),
-        "cells": str(cells),
-        "metric": study.settings.metric,
-    }
-    left_out = "\n".join(f"{left_out.name}: {left_out.reason}" for left_out in study.left_out)
-    return shown | ({"left out": left_out} if left_out else {})
 
 
 def _tell(summary: Summary, folder: Path, as_json: bool) -> None:

@@ -31,7 +31,7 @@ class Trial:
         metrics: `valid`, and `test` where there is one: metrics by name, at the end of the run. Empty unless finished.
         seconds: of training and evaluation, over all attempts.
         error: what went wrong, or `None`.
-        warnings: what the plan warned of.
+        warnings: what the run said of its plan (layers that never thaw, ...).
         environment: versions, device and threads.
     """
 

@@ -28,7 +28,7 @@ class Status:
 
     Attributes:
         done: cells with a result, whatever it is.
-        seconds_left: estimated from this session's cells; `None` before the first one ends.
+        seconds_left: estimated from this session's cells; `None` until two have ended.
     """
 
     metric: str
@@ -45,9 +45,8 @@ class StatusKeeper:
     def __init__(self, manifest: Manifest, trials: Mapping[str, Trial]) -> None:
         self._manifest = manifest
         self._keys = {cell.key for cell in manifest.cells}
-        self._done = len(self._keys & set(trials))
-        self._since = time.monotonic()
-        self._warm = False
+        self._before = len(self._keys & set(trials))
+        self._first_end: tuple[float, int] | None = None
 
     def now(self, trials: Mapping[str, Trial], running: Iterable[CellOrder]) -> Status:
         metric = str(self._manifest.study["metric"])
@@ -67,10 +66,9 @@ class StatusKeeper:
         return Status(metric, seeds, tuple(rows), len(ours), len(self._keys), seconds_left)
 
     def _seconds_left(self, done: int) -> float | None:
-        if done == self._done:
+        if self._first_end is None:
+            # Until here workers were starting; the pace shows in what comes after.
+            self._first_end = (time.monotonic(), done) if done > self._before else None
             return None
-        seconds = time.monotonic() - self._since
-        estimate = seconds / (done - self._done) * (len(self._keys) - done)
-        if not self._warm:  # the first cells waited for their workers to start: count from here
-            self._warm, self._done, self._since = True, done, time.monotonic()
-        return estimate
+        since, first = self._first_end
+        return (time.monotonic() - since) / (done - first) * (len(self._keys) - done) if done > first else None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetricks.recipe import Recipe
+from finetricks_tuning.address import check_address
 from finetricks_tuning.cell import Cell, Keys, cells_of, task_key
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.folder import check_folder, writing
@@ -58,6 +59,8 @@ def sweep(
     """
     folder = Path(out).absolute()
     check_folder(folder, study, resume=resume, overwrite=overwrite)
+    if address is not None:
+        check_address(address)
     tasks = _Tasks()
     better = _check_metric(study, tasks)
     device, gpus = _device(study)
@@ -116,11 +119,7 @@ class _Session:
         from finetricks_tuning.searcher import CellSearcher
         from finetricks_tuning.worker import Plugins
 
-        first_seed = self.study.settings.seeds[0]
-        orders = [
-            CellOrder.of(cell, task_key(cell.recipe), explain=cell.seed == first_seed and _has_plan(cell))
-            for cell in self.cells
-        ]
+        orders = [CellOrder.of(cell) for cell in self.cells]
         searcher = CellSearcher(orders, Ledger(self.folder / LEDGER), retry_failed=retry_failed)
         if on_update is not None:
             searcher.on_change = self._updates(searcher, on_update)
@@ -165,10 +164,6 @@ def _device(study: Study) -> tuple[str, float]:
     asked = study.settings.gpus_per_cell
     gpus = float(there) if asked is None else asked
     return (torch.cuda.get_device_name() if there else "cuda") if gpus else "cpu", gpus
-
-
-def _has_plan(cell: Cell) -> bool:
-    return bool(cell.recipe.stack().implementing("freeze", "schedule"))
 
 
 def _manifest(study: Study, cells: Sequence[Cell], tasks: _Tasks, better: bool, command: str) -> Manifest:
