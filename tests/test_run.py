@@ -24,9 +24,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_task(tmp_path_factory.mktemp("task"))
 
 
-def recipe_in(folder: Path, tricks: Any = (), **training: Any) -> Recipe:
+def recipe_in(folder: Path, tricks: Any = (), rows: int | None = None, **training: Any) -> Recipe:
     settings = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "threads": 1} | training
-    data = {"train": str(folder / "train.csv"), "test": str(folder / "test.csv"), "valid": 0.25}
+    data = {"train": str(folder / "train.csv"), "test": str(folder / "test.csv"), "valid": 0.25, "rows": rows}
     return Recipe(model=str(folder / "model"), data=data, training=settings, tricks=tricks)
 
 
@@ -121,6 +121,16 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(folder: Path, tmp_
 
     with pytest.raises(Diverged, match="diverged at step 2: the loss is not finite"):
         run(recipe_in(folder, [Explodes()]), tmp_path / "run")
+
+
+def test_a_run_that_cannot_begin_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
+    before = run(recipe_in(folder), tmp_path / "run")
+    with pytest.raises(InputError, match="1000000 asked for"):
+        run(recipe_in(folder, rows=10**6), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError):
+        run(recipe_in(folder, rows=10**6), tmp_path / "run", overwrite=True)
+    assert run(recipe_in(folder), tmp_path / "run", resume=True) == before
 
 
 def test_a_run_needs_model_and_data(tmp_path: Path) -> None:

@@ -254,6 +254,7 @@ def test_killed_then_interrupted_then_resumed_equals_undisturbed(task: Path, loc
 # -- refused before anything starts ----------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -267,7 +268,7 @@ def test_killed_then_interrupted_then_resumed_equals_undisturbed(task: Path, loc
     ],
 )
 def test_bad_input_is_said_with_exit_code_2(
-    task: Path, local_ray: None, tmp_path: Path, capfd: pytest.CaptureFixture[str], change: str, message: str
+    task: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], change: str, message: str
 ) -> None:
     (tmp_path / "study.yaml").write_text(STUDY.format(task=task))
     options = ["--out", str(tmp_path / "out"), "--plugin", str(PLUGIN), "--set", change]

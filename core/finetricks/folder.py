@@ -42,27 +42,31 @@ class RunFolder:
     def is_run(self) -> bool:
         return (self.path / RECIPE).is_file()
 
-    def open(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-        """Make the folder ready for a run of `recipe`.
+    def check(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+        """Refuse what `recipe` may not be written to. Changes nothing.
 
         Raises:
-            InputError: it holds another run and neither `resume` nor `overwrite` is asked for, or something that
-                is no run (which is never deleted).
+            InputError: it holds another run and neither `resume` nor `overwrite` is asked for, or something that is no
+                run (which is never deleted).
             CheckpointError: `resume` of another recipe, with what differs.
         """
         if resume and overwrite:
             raise InputError("resume and overwrite exclude one another: continue the run, or replace it")
         if self.path.is_file():
             raise InputError(f"{self.path} is a file; name a folder")
-        if self.path.is_dir() and any(self.path.iterdir()):
-            if not self.is_run:
-                raise InputError(f"{self.path} is not empty and holds no run; name a new or an empty folder")
-            if overwrite:
-                shutil.rmtree(self.path)
-            elif not resume:
-                raise InputError(f"{self.path} already holds a run: --resume continues it, --overwrite replaces it")
-            else:
-                self._check_same(recipe)
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return
+        if not self.is_run:
+            raise InputError(f"{self.path} is not empty and holds no run; name a new or an empty folder")
+        if resume:
+            self._check_same(recipe)
+        elif not overwrite:
+            raise InputError(f"{self.path} already holds a run: --resume continues it, --overwrite replaces it")
+
+    def begin(self, recipe: Recipe, *, resume: bool) -> None:
+        """Make the folder ready for a run of `recipe`; without `resume` the run that it holds is removed."""
+        if not resume and self.is_run:
+            shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / RECIPE, recipe.to_yaml())
         write_atomically(self.path / VERSIONS, json.dumps(versions(recipe), indent=2) + "\n")

@@ -75,12 +75,12 @@ def run(
         Diverged: the loss or the gradient is no longer finite.
     """
     folder = RunFolder(out)
-    folder.open(recipe, resume=resume, overwrite=overwrite)
-    if (done := folder.result()) is not None:
+    folder.check(recipe, resume=resume, overwrite=overwrite)
+    if resume and (done := folder.result()) is not None:
         return Result(**{**done, "notes": tuple(done["notes"])}, folder=folder.path)
     with _threads(recipe.training.threads):
         task = task or task_of(recipe)
-        return _Run(recipe, task, folder).train(save_model, on_progress)
+        return _Run(recipe, task, folder, resume=resume).train(save_model, on_progress)
 
 
 def task_of(recipe: Recipe) -> Task:
@@ -125,13 +125,13 @@ def examples(task: Task, stack: Stack, split: str, seed: int) -> datasets.Datase
 class _Run:
     """The state of a run between its steps."""
 
-    def __init__(self, recipe: Recipe, task: Task, folder: RunFolder) -> None:
+    def __init__(self, recipe: Recipe, task: Task, folder: RunFolder, *, resume: bool) -> None:
         self.recipe = recipe
         self.task = task
         self.folder = folder
         stack, streams = recipe.stack(), recipe.streams
         self.splits = {split: examples(task, stack, split, streams.data) for split in task.splits}
-        saved = folder.checkpoints.newest()
+        saved = folder.checkpoints.newest() if resume else None
         model = stack.build(task.model(streams.init), streams.init, **about(task)).to(_device())
         batches = loader(self.splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True)
         self.session = Session.bind(recipe, model, batches, build=False, init=saved is None, context=about(task))
@@ -145,7 +145,8 @@ class _Run:
                 saved["losses"],
                 saved["seconds"],
             )
-        self.folder.write_metrics(self.history)
+        folder.begin(recipe, resume=resume)  # only now: what cannot be used leaves nothing behind
+        folder.write_metrics(self.history)
         self.started = time.perf_counter()
 
     def train(self, save_model: bool, on_progress: OnProgress | None) -> Result:

@@ -57,7 +57,9 @@ class Document:
         """`recipe.yaml:7 training.epochs`; a value that the file does not hold is placed where it would stand."""
         dotted = ".".join(str(part) for part in loc)
         for given in self.overrides:
-            if loc[: len(given)] == given or (given[: len(loc)] == loc and loc not in self.lines):
+            if loc[: len(given)] == given:
+                return f"--set {dotted}"
+            if given[: len(loc)] == loc and loc not in self.lines:
                 return f"--set {'.'.join(str(part) for part in given)}"
         if self.path is None:
             return dotted

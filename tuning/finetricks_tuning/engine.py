@@ -69,6 +69,7 @@ def run_cells(
 
     Raises:
         InputError: the cluster does not answer, or can never run a cell.
+        FinetricksError: workers cannot be started, or are lost one after another.
     """
     stop = folder / STOP
     stop.unlink(missing_ok=True)
@@ -109,6 +110,11 @@ def run_cells(
                 tuner.fit()
             finally:
                 stop.unlink(missing_ok=True)
+    if searcher.workers_fail:
+        raise FinetricksError(
+            "one worker after another was lost, so the study was stopped; what they said is in Ray's logs "
+            "(/tmp/ray/session_latest/logs). --resume --retry-failed goes on"
+        )
 
 
 @contextmanager
@@ -117,7 +123,6 @@ def _cluster(address: str | None, cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of a cell stands in the ledger
     options: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     try:
         ray.init(
@@ -135,6 +140,18 @@ def _cluster(address: str | None, cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Silence a logger for the block: what becomes of a cell stands in the ledger."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from finetricks_tuning.ledger import FAILED, Ledger, Trial
 ORDER, TRIAL = "order", "trial"
 """Keys of what goes to a worker and of what comes back: JSON texts, which Tune passes on as they are."""
 
+LOST_IN_A_ROW = 3
+
 
 class CellSearcher(Searcher):  # type: ignore[misc]
     """Gives out the cells that the ledger does not hold, in their order, and writes each result to the ledger.
@@ -41,18 +43,24 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         self._ledger = ledger
         self.on_change = on_change
         self._stopped = False
+        self._lost_in_a_row = 0
 
     @property
     def has_work(self) -> bool:
         """Whether any cell waits for its turn."""
         return bool(self._waiting)
 
+    @property
+    def workers_fail(self) -> bool:
+        """Whether cell after cell has lost its worker: it is not the cells."""
+        return self._lost_in_a_row >= LOST_IN_A_ROW
+
     def stop(self) -> None:
         """Give out no further cells."""
         self._stopped = True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        if self._stopped or not self._waiting:
+        if self._stopped or self.workers_fail or not self._waiting:
             return str(Searcher.FINISHED)
         order = self._waiting.pop()
         self.running[trial_id] = order
@@ -63,6 +71,7 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         order = self.running.pop(trial_id, None)
         if order is None:
             return
+        self._lost_in_a_row = self._lost_in_a_row + 1 if error else 0
         if error:
             self._record(_lost(order))
         elif result and result.get(TRIAL):

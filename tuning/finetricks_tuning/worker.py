@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray import tune
+from ray import cloudpickle, tune
 
 from finetricks.catalog import Catalog, installed
 from finetricks.recipe import Recipe
@@ -32,17 +33,19 @@ class Plugins:
 
     Attributes:
         files: plugin files: name and source text.
-        classes: tricks of a notebook or of the program that runs the study; pickled with their code.
+        classes: tricks of a notebook or of the program that runs the study, pickled with their code: a worker may not
+            be able to import where they are from.
     """
 
     files: tuple[tuple[str, str], ...]
-    classes: tuple[type[Trick], ...]
+    classes: bytes
 
     @classmethod
     def of(cls, catalog: Catalog) -> Plugins:
         from_files = {str(path) for path in catalog.files}
         others = [kind for name, kind in catalog.classes.items() if catalog.origin_of(name) not in from_files]
-        return cls(tuple((path.name, path.read_text(encoding="utf-8")) for path in catalog.files), tuple(others))
+        files = tuple((path.name, path.read_text(encoding="utf-8")) for path in catalog.files)
+        return cls(files, _with_code(others))
 
     def catalog(self, folder: Path) -> Catalog:
         """The installed tricks and these; files are written to `folder` first."""
@@ -52,7 +55,19 @@ class Plugins:
             path.parent.mkdir(parents=True)
             path.write_text(text, encoding="utf-8")
             catalog = catalog.with_file(path)
-        return catalog.with_classes(self.classes) if self.classes else catalog
+        return catalog.with_classes(cloudpickle.loads(self.classes))
+
+
+def _with_code(classes: Sequence[type[Trick]]) -> bytes:
+    # Those of __main__ are pickled with their code anyway.
+    modules = {sys.modules[kind.__module__] for kind in classes if kind.__module__ != "__main__"}
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return bytes(cloudpickle.dumps(list(classes)))
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 class CellWorker(tune.Trainable):  # type: ignore[misc]
