@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from finetricks.progress import Progress
 from finetricks.run import run
 from finetricks.trick import Trick
 from finetricks_tuning.cell_run import cell_folder
+from finetricks_tuning.hygiene import Flags, clean
 from finetricks_tuning.ledger import Ledger, Trial
 from finetricks_tuning.status import Status
 from finetricks_tuning.study import Study
@@ -118,10 +118,12 @@ def test_warm_and_cold_give_the_same_bits(finished: Finished, tmp_path: Path) ->
     found = trials(finished.folder)
     warm = [key for key, trial in found.items() if trial.status == "finished"]
     assert len(warm) == 15  # on two workers: most of them were not the first cell of theirs
+    flags = Flags.now()
     for name, seed in warm:
         configuration = next(c for c in finished.study.configurations if c.name == name)
         recipe = configuration.recipe(finished.study.recipe, seed)
         cold = run(recipe, tmp_path / name / str(seed), save_model=False)
+        clean(flags)
         assert found[name, seed].metrics == {"valid": cold.valid, "test": cold.test}
         place = cell_folder(finished.folder, found[name, seed].key)
         for split in ("valid", "test"):
@@ -165,30 +167,59 @@ def test_resuming_a_finished_study_runs_nothing(finished: Finished) -> None:
     assert again.to_dict() == finished.summary.to_dict()
 
 
-def test_a_study_is_extended_by_seeds_and_tricks_and_failed_cells_are_retried_on_request(
-    task: Path, local_ray: None, tmp_path: Path
-) -> None:
-    first = study(task, ["failing"], seeds=1)
-    sweep(first, tmp_path / "study")
-    before = (tmp_path / "study" / "trials.jsonl").read_text()
-    more = study(task, ["failing", "falling"], seeds=2)
-    summary = sweep(more, tmp_path / "study", resume=True, retry_failed=True)
-    after = (tmp_path / "study" / "trials.jsonl").read_text()
-    assert after.startswith(before)
-    ran = [(line["configuration"], line["seed"]) for line in map(json.loads, after[len(before) :].splitlines())]
-    assert sorted(ran) == [("baseline", 1), ("failing", 0), ("failing", 1), ("falling", 0), ("falling", 1)]
-    assert summary.complete
+# -- a notebook ------------------------------------------------------------------------------------------
+
+NOTEBOOK = """
+import ray
+from finetricks import Progress, Recipe, Trick, hookimpl, installed
+from finetricks_tuning.study import Study
+from finetricks_tuning.sweep import sweep
+
+class Mine(Trick):
+    "Falls to zero."
+    power: float = 1.0
+
+    @hookimpl
+    def schedule(self, progress: Progress) -> float:
+        return (1 - progress.fraction) ** self.power
+
+recipe = {{"model": "{task}/model", "data": {{"train": "{task}/train.csv"}}, "training": {{"epochs": 1}}}}
+catalog = installed().with_file("{plugin}")
+sweep(Study(recipe=recipe, factors=["failing"], seeds=1, catalog=catalog), "{out}")
+more = Study(recipe=recipe, factors=["failing", Mine(power=2), "killing"], seeds=1, catalog=catalog)
+summary = sweep(more, "{out}", resume=True, retry_failed=True)
+assert not ray.is_initialized()
+print(dict(summary.counts))
+"""
 
 
-def test_a_worker_that_is_lost_again_and_again_is_a_failed_cell_and_the_study_goes_on(
-    task: Path, local_ray: None, tmp_path: Path
-) -> None:
-    summary = sweep(study(task, ["killing"], seeds=1), tmp_path / "study")
-    found = trials(tmp_path / "study")
-    assert found["baseline", 0].status == "finished"
-    assert found["killing", 0].status == "failed"
-    assert "worker process was lost" in (found["killing", 0].error or "")
-    assert summary.complete
+@pytest.fixture(scope="module")
+def notebook(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study that a program of its own has run, and then extended by tricks."""
+    folder = tmp_path_factory.mktemp("notebook")
+    (folder / "notebook.py").write_text(NOTEBOOK.format(task=task, plugin=PLUGIN, out=folder / "out"))
+    command = [sys.executable, str(folder / "notebook.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "{'planned': 4, 'finished': 2, 'failed': 2, 'not_run': 0}"
+    return folder / "out"
+
+
+def test_a_class_that_nobody_can_import_is_shipped_to_the_workers(notebook: Path) -> None:
+    trial = trials(notebook)["mine(power=2)", 0]
+    assert (trial.status, trial.tricks) == ("finished", {"mine": {"power": 2.0}})
+
+
+def test_an_extended_study_runs_what_is_new_and_on_request_what_failed(notebook: Path) -> None:
+    lines = [json.loads(line)["configuration"] for line in (notebook / "trials.jsonl").read_text().splitlines()]
+    assert sorted(lines[:2]) == ["baseline", "failing"]
+    assert sorted(lines[2:]) == ["failing", "killing", "mine(power=2)"]
+
+
+def test_a_worker_that_is_lost_again_and_again_is_a_failed_cell_and_the_study_goes_on(notebook: Path) -> None:
+    trial = trials(notebook)["killing", 0]
+    assert trial.status == "failed"
+    assert "worker process was lost" in (trial.error or "")
 
 
 # -- killed and interrupted ------------------------------------------------------------------------------
@@ -238,11 +269,11 @@ def test_killed_then_interrupted_then_resumed_equals_undisturbed(task: Path, loc
     assert after_interrupt.startswith(after_kill)
     assert "So far (" in json.loads((tmp_path / "out" / "summary.json").read_text())["answer"]
 
-    of = Study.load(tmp_path / "study.yaml", catalog=catalog())
+    of = Study.load(tmp_path / "study.yaml", ["seeds=5"], catalog())  # and extended by a seed
     summary = sweep(of, tmp_path / "out", resume=True)
     assert summary.complete
     assert ledger.read_text().startswith(after_interrupt)
-    assert len(ledger.read_text().splitlines()) == 12  # no cell ran twice
+    assert len(ledger.read_text().splitlines()) == len(trials(tmp_path / "out")) == 15  # no cell ran twice
 
     for (name, seed), trial in trials(tmp_path / "out").items():
         recipe = next(c for c in of.configurations if c.name == name).recipe(of.recipe, seed)
@@ -285,33 +316,3 @@ def test_an_address_that_does_not_answer_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=re.escape(address)):
         sweep(study(task, ["falling"]), tmp_path / "out", address=address)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_study_of_a_notebook_ships_its_tricks_to_the_workers(task: Path, tmp_path: Path) -> None:
-    """A class of `__main__` can be imported by nobody; and this study starts a Ray of its own, and ends it."""
-    script = tmp_path / "notebook.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import ray
-        from finetricks import Progress, Trick, hookimpl
-        from finetricks_tuning.study import Study
-        from finetricks_tuning.sweep import sweep
-
-        class Mine(Trick):
-            "Linear to zero."
-            power: float = 1.0
-
-            @hookimpl
-            def schedule(self, progress: Progress) -> float:
-                return (1 - progress.fraction) ** self.power
-
-        recipe = {{"model": "{task}/model", "data": {{"train": "{task}/train.csv"}}, "training": {{"epochs": 1}}}}
-        summary = sweep(Study(recipe=recipe, factors=[Mine(power=2)], seeds=1), "{tmp_path}/out")
-        assert not ray.is_initialized()
-        print(summary.counts)
-        """)
-    )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "{'planned': 2, 'finished': 2, 'not_run': 0}"
-    assert trials(tmp_path / "out")["mine(power=2)", 0].tricks == {"mine": {"power": 2.0}}

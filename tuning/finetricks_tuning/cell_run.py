@@ -74,7 +74,8 @@ def run_cell(order: CellOrder, folder: Path, device: str, prepare: Callable[[Cel
     )
     try:
         recipe, task = prepare(order)
-        trial = replace(trial, environment={**versions(recipe), "device": device, "threads": recipe.training.threads})
+        environment = versions(recipe) | {"tricks": order.origins, "device": device, "threads": recipe.training.threads}
+        trial = replace(trial, environment=environment)
         result = run(recipe, place, resume=True, task=task, save_model=False)
     except Diverged as diverged:
         trial = replace(trial, status=DIVERGED, error=str(diverged), seconds=time.perf_counter() - started)

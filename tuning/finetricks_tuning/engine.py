@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,8 @@ def run_cells(
     stop.unlink(missing_ok=True)
     with (
         _environment(QUIET),
+        _quiet("ray.tune"),
+        redirect_stdout(sys.stderr),  # Ray tells of lost workers on stdout, which is for results
         tempfile.TemporaryDirectory(prefix="finetricks-") as scratch,
         _cluster(address, resources.cpus),
     ):

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import finetricks
 from finetricks.errors import InputError
 from finetricks.trick import Trick
 
@@ -19,8 +18,8 @@ CORE = "finetricks"
 
 
 def hash_of_core() -> str:
-    """Of the core package's Python files."""
-    return _hash_of_tree(Path(finetricks.__file__).parent)
+    """Of the core's modules that a run imports, directly or not: not of the command line or the pictures."""
+    return _hash_of_files(_imported_files("finetricks.run"))
 
 
 def hash_of_trick(trick: type[Trick]) -> str:
@@ -64,14 +63,22 @@ def _imported_files(module: str) -> list[Path]:
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        spec = importlib.util.find_spec(name) if name not in found else None
-        if spec is None or spec.origin is None:
-            continue
-        found[name] = Path(spec.origin)
-        for imported in _imports(found[name], name if spec.submodule_search_locations else name.rpartition(".")[0]):
-            if imported.partition(".")[0] == package and _exists(imported):
-                waiting.append(imported)
+        file = _file_of(name) if name not in found else None
+        if file is not None:
+            found[name] = file
+            within = name if file.name == "__init__.py" else name.rpartition(".")[0]
+            waiting += [n for n in _imports(file, within) if n.partition(".")[0] == package]
     return [found[name] for name in sorted(found)]
+
+
+def _file_of(module: str) -> Path | None:
+    """The file of a module, found without importing any; `None` for a name within a module."""
+    package, *rest = module.split(".")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    place = Path(spec.origin).parent.joinpath(*rest)
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
 
 def _imports(file: Path, package: str) -> Iterable[str]:
@@ -82,13 +89,6 @@ def _imports(file: Path, package: str) -> Iterable[str]:
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def _exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # a name within a module, not a module
-        return False
 
 
 def _hash_of_tree(folder: Path) -> str:
