@@ -120,14 +120,14 @@ def test_the_answer_is_a_sentence() -> None:
     answer = summary().answer
     assert answer.startswith("stlr (+0.05")
     assert "decay(factor=2.6) (-0.04" in answer
-    assert answer.endswith("of the rest 1 is undecided (accuracy on valid, 5 paired seeds).")
+    assert answer.endswith("1 more is undecided (accuracy on valid, 5 paired seeds).")
 
 
 def test_one_seed_gives_no_verdict_and_says_so() -> None:
     found = summary(seeds=1)
     assert {row.verdict for row in found.rows} == {"no verdict"}
-    assert found.answer == "no verdict: one seed: no interval and no verdict."
-    assert "one seed: no interval and no verdict" in render(found)
+    assert found.answer == "no verdict; one seed gives no interval."
+    assert "one seed gives no interval" in render(found)
 
 
 def test_failed_and_diverged_cells_are_counted_and_listed() -> None:

@@ -146,9 +146,9 @@ def _effect(contest: Contest, model: BlockModel, name: str, estimand: str, pairs
 
 def _why_no_interval(contest: Contest, model: BlockModel) -> str:
     if len({seed for _, seed in contest.values}) == 1:
-        return "one seed: no interval and no verdict"
+        return "one seed gives no interval"
     if model.freedom == 0:
-        return "too few finished cells for an interval or a verdict"
+        return "too few finished cells for an interval"
     return "the differences do not vary at all from seed to seed: nothing to judge chance by"
 
 

@@ -17,21 +17,21 @@ from finetricks_tuning.effects import HELPS, HURTS, Effect
 from finetricks_tuning.summary import Summary
 
 # matplotlib wants a colour for everything; these stand for the page's own.
-INK, FAINT, GOOD, BAD = "#010101", "#020202", "#030303", "#040404"
-PAGE = {INK: "currentColor", FAINT: "var(--faint)", GOOD: "var(--good)", BAD: "var(--bad)"}
+INK, FAINT, GOOD, BAD, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
+PAGE = {INK: "currentColor", FAINT: "var(--faint)", GOOD: "var(--good)", BAD: "var(--bad)", PAPER: "var(--paper)"}
 MARKS = {HELPS: ("^", GOOD), HURTS: ("v", BAD)}  # the shape says it too
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "finetricks",
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 11,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": FAINT,
     "xtick.color": INK,
     "ytick.color": INK,
 }
-WIDTH = 5.2  # inches: readable on a phone without scaling
+WIDTH = 4.4  # inches: readable on a phone without scaling
 
 
 def forest(summary: Summary) -> str:
@@ -78,7 +78,7 @@ def strips(summary: Summary) -> str:
 @contextmanager
 def _axes(rows: int) -> Iterator[tuple[Figure, Axes]]:
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 0.8 + 0.52 * max(rows, 1)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.8 + 0.56 * max(rows, 1)), layout="constrained")
         axes = figure.add_subplot()
         axes.set_ylim(rows - 0.5, -0.75)
         axes.set_yticks([])
@@ -90,8 +90,10 @@ def _axes(rows: int) -> Iterator[tuple[Figure, Axes]]:
 
 def _labels(axes: Axes, names: Sequence[str]) -> None:
     """Names above their rows, where a long one does not squeeze the picture."""
+    box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}  # lines that pass behind a name do not strike it out
     for y, name in enumerate(names):
-        axes.text(0, y - 0.3, name, transform=axes.get_yaxis_transform(), fontsize=9, parse_math=False)
+        place = axes.get_yaxis_transform()
+        axes.text(0, y - 0.32, name, transform=place, fontsize=10, va="center", bbox=box, zorder=5, parse_math=False)
 
 
 def _svg(figure: Figure, name: str, text: str) -> str:

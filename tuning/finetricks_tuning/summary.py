@@ -86,10 +86,11 @@ class Summary:
         decided = [(word, [row for row in self.rows if row.verdict == word]) for word in (HELPS, HURTS)]
         parts = [f"{_listed(rows)} {_verb(word, rows)}" for word, rows in decided if rows]
         if all(row.verdict == NO_VERDICT for row in self.rows):
-            return f"{done}no verdict: {self.rows[0].note}."
+            note = next(row.note for row in self.rows if row.estimate is not None)
+            return f"{done}no verdict; {note}."
         if undecided := [row for row in self.rows if row.verdict not in (HELPS, HURTS)]:
-            rest = "of the rest " if parts else ""
-            parts.append(f"{rest}{len(undecided)} {'is' if len(undecided) == 1 else 'are'} undecided")
+            more = " more" if parts else ""
+            parts.append(f"{len(undecided)}{more} {'is' if len(undecided) == 1 else 'are'} undecided")
         seeds = len(self.manifest.study["seeds"])
         return f"{done}{'; '.join(parts)} ({self.metric} on valid, {seeds} paired seeds)."
 
@@ -181,7 +182,7 @@ def _warnings(trials: Sequence[Trial]) -> list[str]:
             if trial.configuration not in names:
                 names.append(trial.configuration)
     found = [f"{', '.join(names)}: {text}" for text, names in by_text.items()]
-    if len({json.dumps({**t.environment, "tricks": None}, sort_keys=True) for t in trials}) > 1:
+    if len({json.dumps({**t.environment, "tricks": None}, sort_keys=True) for t in trials if t.environment}) > 1:
         found.append("the cells were not all run with the same versions; see the environments in the ledger")
     return found
 
