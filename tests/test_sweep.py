@@ -183,7 +183,7 @@ class Mine(Trick):
     def schedule(self, progress: Progress) -> float:
         return (1 - progress.fraction) ** self.power
 
-recipe = {{"model": "{task}/model", "data": {{"train": "{task}/train.csv"}}, "training": {{"epochs": 1}}}}
+recipe = {{"model": "{task}/model", "data": {{"train": "{task}/train.csv"}}, "training": {{"epochs": 2}}}}
 catalog = installed().with_file("{plugin}")
 sweep(Study(recipe=recipe, factors=["failing"], seeds=1, catalog=catalog), "{out}")
 more = Study(recipe=recipe, factors=["failing", Mine(power=2), "killing"], seeds=1, catalog=catalog)
