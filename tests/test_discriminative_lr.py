@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 import tiny
 from finetricks import InputError, Layers
@@ -38,3 +39,19 @@ def test_the_plan_says_who_set_what() -> None:
     plan = tiny.recipe(DiscriminativeLR()).bind(tiny.bert(), tiny.loader()).plan
     assert plan.groups[0].set_by["lr_factor"] == ("discriminative_lr",)
     assert plan.rate(plan.groups[0], 0) == pytest.approx(1e-3 * 2.6**-4)
+
+
+def test_every_layer_that_does_not_exist_is_named() -> None:
+    with pytest.raises(InputError) as caught:
+        DiscriminativeLR(factors={"block.7": 0.3, "heda": 1.0}).param_groups(LAYERS)
+    assert [problem.message.split(";")[0] for problem in caught.value.problems] == [
+        "no layer 'block.7' (did you mean 'block.1'?)",
+        "no layer 'heda' (did you mean 'head'?)",
+    ]
+
+
+def test_a_decay_beside_factors_is_refused_and_the_default_is_not() -> None:
+    with pytest.raises(ValidationError, match="decay and factors both set the learning rates"):
+        DiscriminativeLR(decay=2.0, factors={"head": 1.0})
+    given = DiscriminativeLR(factors={"head": 1.0})
+    assert DiscriminativeLR(**given.model_dump()) == given  # as in a resolved recipe

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import tiny
 from finetricks import Context, InputError, Layers, find_layers
@@ -49,3 +50,13 @@ def test_a_head_without_linear_layers_is_said() -> None:
     layers = Layers(names=("block.0",), parameters={"block.0": ("0.weight",)}, modules={})
     with pytest.raises(InputError, match="the head has no linear layer"):
         GlorotNormal().init(nn.Sequential(nn.Linear(2, 2)), layers, Context(seed=0))
+
+
+def test_gpt2s_own_linear_layers_are_drawn_and_its_tied_output_is_not() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=64, n_layer=1, n_head=2, n_positions=32))
+    table = model.transformer.wte.weight.detach().clone()
+    GlorotNormal(modules="all").init(model, find_layers(model), Context(seed=1))
+    # sqrt(2 / (64 + 256)) of 16,384 draws; GPT-2's own is 0.02
+    assert model.transformer.h[0].mlp.c_fc.weight.std().item() == pytest.approx(math.sqrt(2 / 320), rel=0.03)
+    assert model.lm_head.weight is model.transformer.wte.weight
+    assert torch.equal(model.transformer.wte.weight, table)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 import tiny
 from finetricks import Layers, Progress
@@ -41,3 +42,11 @@ def test_a_run_that_is_too_short_is_warned_of() -> None:
     plan = tiny.recipe(GradualUnfreezing(), epochs=3).bind(tiny.bert(), tiny.loader()).plan
     assert plan.warnings() == ["2 of 5 layers never thaw within the 18 steps: embeddings, block.0"]
     assert not tiny.recipe(GradualUnfreezing(over="run")).bind(tiny.bert(), tiny.loader()).plan.warnings()
+
+
+def test_stages_never_freeze_again_and_stand_alone() -> None:
+    assert trainable(GradualUnfreezing(stages=[2, 2, 3]), epochs=4, per_epoch=1) == [2, 2, 3, 5]
+    with pytest.raises(ValidationError, match=r"stages must not fall.*got \[3, 1\]"):
+        GradualUnfreezing(stages=[3, 1])
+    with pytest.raises(ValidationError, match="layers_per_stage and stages both say what thaws when"):
+        GradualUnfreezing(stages=[1, 2], layers_per_stage=2)

@@ -47,3 +47,8 @@ def test_in_a_pair_what_the_shorter_does_not_need_goes_to_the_longer() -> None:
 def test_without_a_tokenizer_it_says_what_it_needs() -> None:
     with pytest.raises(InputError, match="needs the task's tokenizer and length"):
         HeadTail().data(datasets.Dataset.from_dict({"input_ids": [[1]]}), Context(seed=0))
+
+
+def test_a_text_full_of_special_tokens_is_left_to_be_cut_as_without_the_trick() -> None:
+    ids = [CLS, *[5, SEP] * 10]
+    assert cut(ids, 8)["input_ids"] == ids

@@ -42,3 +42,10 @@ def test_the_start_is_kept_in_the_checkpoint() -> None:
     kept = session.state_dict()["tricks"]["l2_sp"]
     assert set(kept) == {n for n, _ in session.model.named_parameters()} - set(session.layers.parameters["head"])
     assert all(torch.equal(value, start[name]) for name, value in kept.items())
+
+
+def test_one_pull_can_be_off() -> None:
+    session = tiny.recipe(L2SP(alpha=0.0, beta=0.4)).bind(tiny.bert(), tiny.loader())
+    session.penalty().backward()
+    assert session.model.bert.encoder.layer[0].output.dense.weight.grad is None
+    assert torch.allclose(session.model.classifier.weight.grad, 0.4 * session.model.classifier.weight)

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
+import tiny
 from finetricks import InputError
 from finetricks_plugins.loss.label_smoothing import LabelSmoothing, smooth_binary_cross_entropy, smooth_cross_entropy
+
+STEP = SimpleNamespace(model=torch.nn.Identity())
 
 
 def test_numbers_by_hand() -> None:
@@ -29,7 +34,7 @@ def test_it_is_the_definition_also_with_class_weights_and_ignored_labels() -> No
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, -100])
     weights = [1.0, 2.0, 0.5]
     outputs, batch = {"logits": logits, "loss": torch.tensor(9.0)}, {"labels": labels}
-    loss = LabelSmoothing(smoothing=0.2, class_weights=weights).loss(outputs, batch)
+    loss = LabelSmoothing(smoothing=0.2, class_weights=weights).loss(outputs, batch, STEP)
     w, kept = torch.tensor(weights), labels != -100
     log_p = logits.log_softmax(-1)[kept]
     label_term = -(w[labels[kept]] * log_p.gather(1, labels[kept, None])[:, 0])
@@ -40,17 +45,52 @@ def test_it_is_the_definition_also_with_class_weights_and_ignored_labels() -> No
 
 def test_without_smoothing_it_is_the_models_own_loss() -> None:
     own = torch.tensor(1.5)
-    assert LabelSmoothing(smoothing=0).loss({"logits": torch.zeros(1, 2), "loss": own}, {"labels": None}) is own
+    assert LabelSmoothing(smoothing=0).loss({"logits": torch.zeros(1, 2), "loss": own}, {"labels": None}, STEP) is own
 
 
 def test_values_of_a_regression_are_refused() -> None:
     outputs = {"logits": torch.zeros(2, 1), "loss": torch.tensor(1.0)}
     with pytest.raises(InputError, match="values of a regression"):
-        LabelSmoothing().loss(outputs, {"labels": torch.tensor([0.5, 1.5])})
+        LabelSmoothing().loss(outputs, {"labels": torch.tensor([0.5, 1.5])}, STEP)
+    with pytest.raises(InputError, match="values of a regression"):  # whole numbers are values too
+        LabelSmoothing().loss(outputs, {"labels": torch.tensor([0, 0])}, STEP)
+    several = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(problem_type="regression")))
+    with pytest.raises(InputError, match="values of a regression"):
+        LabelSmoothing().loss({"logits": torch.zeros(2, 3)}, {"labels": torch.zeros(2, 3)}, several)
 
 
 def test_class_weights_must_fit_the_classes() -> None:
     outputs = {"logits": torch.zeros(2, 3), "loss": None}
     with pytest.raises(InputError, match="2 weights for 3 classes"):
-        LabelSmoothing(class_weights=[1, 2]).loss(outputs, {"labels": torch.tensor([0, 1])})
-    assert F.cross_entropy(torch.zeros(1, 3), torch.tensor([0])).item() == pytest.approx(math.log(3))
+        LabelSmoothing(class_weights=[1, 2]).loss(outputs, {"labels": torch.tensor([0, 1])}, STEP)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_a_causal_language_model_is_scored_against_the_next_token(smoothing: float) -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=32)).eval()
+    ids = torch.randint(1, 50, (2, 8))
+    labels = ids.masked_fill(torch.arange(8) < 3, -100)  # a prompt
+    outputs = model(input_ids=ids, labels=labels)
+    step = SimpleNamespace(model=model)
+    uniform = -outputs.logits[:, 2:-1].log_softmax(-1).mean()
+    expected = (1 - smoothing) * outputs.loss + smoothing * uniform
+    loss = LabelSmoothing(smoothing=smoothing).loss(outputs, {"labels": labels}, step)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_masked_language_model_is_scored_where_the_label_stands() -> None:
+    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    model = BertForMaskedLM(config).eval()
+    ids = torch.randint(1, 50, (2, 8))
+    outputs = model(input_ids=ids, labels=ids)
+    loss = LabelSmoothing(smoothing=1e-6).loss(outputs, {"labels": ids}, SimpleNamespace(model=model))
+    assert loss.item() == pytest.approx(outputs.loss.item(), rel=1e-5)
+
+
+def test_it_owns_the_loss_of_a_session() -> None:
+    session = tiny.recipe(LabelSmoothing(smoothing=0.3)).bind(tiny.bert(dropout=0.0), tiny.loader())
+    batch = next(session.batches())
+    logits = session.model(**batch).logits
+    assert session.loss(batch).item() == pytest.approx(
+        F.cross_entropy(logits, batch["labels"], label_smoothing=0.3).item(), rel=1e-6
+    )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 import tiny
 from finetricks_plugins.freeze.two_stage import TwoStage
@@ -27,3 +28,9 @@ def test_it_wraps_any_schedule() -> None:
 def test_a_run_that_ends_in_stage_one_is_warned_of() -> None:
     plan = tiny.recipe(TwoStage(epochs=5), epochs=2).bind(tiny.bert(), tiny.loader()).plan
     assert plan.warnings() == ["4 of 5 layers never thaw within the 12 steps: embeddings, block.0, block.1, block.2"]
+
+
+def test_epochs_and_a_fraction_together_are_refused() -> None:
+    with pytest.raises(ValidationError, match="epochs and fraction both set the length"):
+        TwoStage(epochs=2, fraction=0.2)
+    assert TwoStage(**TwoStage(fraction=0.2).model_dump()) == TwoStage(fraction=0.2)  # as in a resolved recipe

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import get_constant_schedule_with_warmup
 
 from finetricks import Progress, Stack
@@ -29,3 +30,9 @@ def test_it_multiplies_whatever_owns_the_schedule() -> None:
 def test_a_fraction_is_of_the_run_rounded_down() -> None:
     assert factors(Warmup(fraction=0.13)) == factors(Warmup(steps=2))
     assert factors(Warmup(fraction=0)) == factors(Warmup(steps=0)) == [1.0] * 20
+
+
+def test_steps_and_a_fraction_together_are_refused() -> None:
+    with pytest.raises(ValidationError, match="steps and fraction both set the length"):
+        Warmup(steps=5, fraction=0.2)
+    assert Warmup(**Warmup(steps=5).model_dump()) == Warmup(steps=5)  # as in a resolved recipe

@@ -17,6 +17,7 @@ class Net(nn.Module):
         self.layer = nn.LayerNorm(2)
         self.rms = nn.RMSNorm(2)
         self.lstm = nn.LSTM(2, 2)
+        self.attention = nn.MultiheadAttention(2, 1)
 
 
 def test_biases_and_norms_are_known_by_name_and_by_class() -> None:
@@ -29,6 +30,8 @@ def test_biases_and_norms_are_known_by_name_and_by_class() -> None:
         "rms.weight",
         "lstm.bias_ih_l0",
         "lstm.bias_hh_l0",
+        "attention.in_proj_bias",
+        "attention.out_proj.bias",
     }
 
 

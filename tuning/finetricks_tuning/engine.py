@@ -115,8 +115,8 @@ def run_cells(
                 stop.unlink(missing_ok=True)
     if searcher.workers_fail:
         raise FinetricksError(
-            "one worker after another was lost, so the study was stopped; what they said is in Ray's logs "
-            "(/tmp/ray/session_latest/logs). --resume --retry-failed goes on"
+            "one worker after another was lost, so the study was stopped; what they said is in the logs of Ray's last "
+            "session (session_latest/logs in its temporary folder). --resume --retry-failed goes on"
         )
 
 

@@ -15,6 +15,7 @@ from finetricks_tuning.cell import Cell, Keys, cells_of, task_key
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.folder import check_folder, writing
 from finetricks_tuning.ledger import Ledger
+from finetricks_tuning.loopback import keep_to_this_machine
 from finetricks_tuning.manifest import Manifest, PlannedCell
 from finetricks_tuning.report import write_report
 from finetricks_tuning.status import Status, StatusKeeper
@@ -115,6 +116,8 @@ class _Session:
     gpus: float
 
     def run(self, retry_failed: bool, address: str | None, on_update: OnUpdate | None) -> None:
+        if address is None:
+            keep_to_this_machine()
         from finetricks_tuning.engine import Resources, run_cells
         from finetricks_tuning.searcher import CellSearcher
         from finetricks_tuning.worker import Plugins

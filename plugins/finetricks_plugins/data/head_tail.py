@@ -28,9 +28,12 @@ def kept_of_run(length: int, room: int, keep: Keep, head_fraction: float) -> lis
 def kept_positions(special: Sequence[bool], max_length: int, keep: Keep, head_fraction: float) -> list[int]:
     """Positions to keep of an example: all special tokens, and of each text between them what `keep` says.
 
-    Two texts share the room evenly; what the shorter does not need goes to the longer.
+    Two texts share the room evenly; what the shorter does not need goes to the longer. A text that is full of special
+    tokens itself leaves no room: all of it is kept, and cut as if there were no trick.
     """
     room = max_length - sum(special)
+    if room <= 0:
+        return list(range(len(special)))
     runs = [list(run) for is_special, run in groupby(range(len(special)), special.__getitem__) if not is_special]
     kept = [position for position, is_special in enumerate(special) if is_special]
     for left, run in zip(range(len(runs), 0, -1), sorted(runs, key=len), strict=True):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from finetricks import Choice, Layers, Progress, Trick, hookimpl
 
@@ -31,6 +31,14 @@ class GradualUnfreezing(Trick):
     over: Literal["epochs", "run"] = Field(
         default="epochs", description="A stage lasts an epoch, or an even part of the run."
     )
+
+    @model_validator(mode="after")
+    def _stages_thaw_only(self) -> Self:
+        if self.stages is not None and self.layers_per_stage != 1:
+            raise ValueError("layers_per_stage and stages both say what thaws when; give one of them")
+        if self.stages is not None and self.stages != sorted(self.stages):
+            raise ValueError(f"stages must not fall, for thawed layers stay thawed; got {self.stages}")
+        return self
 
     @hookimpl
     def freeze(self, progress: Progress, layers: Layers) -> tuple[str, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from finetricks import Choice, Layers, Progress, Trick, hookimpl
+
+EPOCHS = 1.0
 
 
 class TwoStage(Trick):
@@ -25,15 +27,24 @@ class TwoStage(Trick):
     The papers state no epochs and no factor: 1 and 0.1 are common defaults.
     """
 
+    neutral: ClassVar[dict[str, Any] | None] = {"epochs": 0.0, "lr_factor": 1.0}
+
     epochs: Annotated[float, Field(ge=0), Choice(1.0, 2.0)] = Field(
-        default=1.0, description="Length of stage 1, in epochs."
+        default=EPOCHS, description="Length of stage 1, in epochs."
     )
     fraction: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Length of stage 1 as a share of the run; stands in for epochs."
+        default=None, description="Length of stage 1 as a share of the run, instead of epochs."
     )
     lr_factor: Annotated[float, Field(gt=0), Choice(0.1, 0.3, 1.0)] = Field(
         default=0.1, description="Factor on the learning rate in stage 2."
     )
+
+    @model_validator(mode="after")
+    def _epochs_or_fraction(self) -> Self:
+        # By value: a resolved recipe holds the defaults too, and is read again.
+        if self.fraction is not None and self.epochs != EPOCHS:
+            raise ValueError("epochs and fraction both set the length of stage 1; give one of them")
+        return self
 
     def boundary(self, progress: Progress) -> int:
         """The first step of stage 2."""

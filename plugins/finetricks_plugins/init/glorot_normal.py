@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -11,17 +11,18 @@ from torch import nn
 from finetricks import Context, InputError, Layers, Trick, hookimpl
 
 Activation = Literal["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu"]
-_MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class GlorotNormal(Trick):
     """Draw weight matrices from N(0, gain^2 * 2 / (fan_in + fan_out)).
 
     Keeps the variance of activations and of gradients alike from layer to layer, for an activation that is near
-    linear at zero (tanh, sigmoid). By default only the head's linear layers, which are new; `all` starts every linear
-    and convolutional layer anew, and throws pretrained weights away. Biases are set to zero, embeddings are left.
+    linear at zero (tanh, sigmoid). By default only the linear layers of the head; `all` starts every linear and
+    convolutional layer anew, and throws pretrained weights away. Biases are set to zero; embeddings and the output
+    layers tied to them are left.
 
-    Traps: for ReLU a gain of sqrt(2) makes up for the half that is cut, but He's form (fan_in alone) is the usual one.
+    Traps: BERT's pooler belongs to the head, so a pretrained one is drawn anew with the classifier. For ReLU a gain of
+    sqrt(2) makes up for the half that is cut, but He's form (fan_in alone) is the usual one.
 
     Source: Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks (AISTATS),
     section 4.2 (there as a uniform distribution of the same variance). Gains are torch's `calculate_gain`.
@@ -33,12 +34,19 @@ class GlorotNormal(Trick):
 
     @hookimpl
     def init(self, model: nn.Module, layers: Layers, context: Context) -> None:
+        from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
+
+        matrices = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D)
         generator = torch.Generator().manual_seed(context.seed)
         gain = nn.init.calculate_gain(self.activation) if self.gain is None else self.gain
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        head = layers.parameters.get("head", ())
         chosen = [
             module
             for name, module in model.named_modules()
-            if isinstance(module, _MATRICES) and self._is_chosen(f"{name}.weight".lstrip("."), layers)
+            if isinstance(module, matrices)
+            and id(module.weight) not in tables
+            and (self.modules == "all" or f"{name}.weight".lstrip(".") in head)
         ]
         if not chosen:
             raise InputError(
@@ -51,9 +59,3 @@ class GlorotNormal(Trick):
                 module.weight.copy_(draw)
                 if module.bias is not None:
                     module.bias.zero_()
-
-    def _is_chosen(self, weight: str, layers: Layers) -> bool:
-        if self.modules == "all":
-            return True
-        head: Any = layers.parameters.get("head", ())
-        return weight in head

@@ -117,7 +117,7 @@ class AuxiliaryLM(Trick):
         default=0.15, description="Share of tokens that masked language modelling predicts."
     )
 
-    mask_token_id: int | None = Field(
+    mask_token_id: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="The mask token; the tokenizer's by default. Needed in a loop without a tokenizer."
     )
 
@@ -137,6 +137,17 @@ class AuxiliaryLM(Trick):
             raise InputError(
                 "auxiliary_lm: masked language modelling needs a mask token, and there is none (or no tokenizer): set "
                 "mask_token_id, or objective: causal for a model that sees only what came before"
+            )
+        if not head.causal and head.mask_id >= embeddings.num_embeddings:
+            raise InputError(
+                f"auxiliary_lm: the mask token {head.mask_id} lies outside the {embeddings.num_embeddings} embeddings "
+                f"of {type(model).__name__}"
+            )
+        depth = getattr(config.get_text_config(), "num_hidden_layers", None)
+        if depth is not None and self.layer > depth:
+            raise InputError(
+                f"auxiliary_lm: no hidden states {self.layer} layers below the top in {type(model).__name__}; its "
+                f"{depth} layers allow 0 to {depth}"
             )
         model.add_module(HEAD, head)
 
@@ -185,11 +196,14 @@ def is_causal(config: Any) -> bool:
     """Whether a transformers model attends only to what came before.
 
     Models that transformers offers as causal but not as masked language models; one that is offered as both (BERT) says
-    so in its configuration.
+    so in its configuration. XLNet generates by other means and attends both ways, and so do Gemma's encoders.
     """
     if getattr(config, "is_encoder_decoder", False):
         return False
-    kind = config.get_text_config().model_type
+    text = config.get_text_config()
+    if getattr(text, "attn_type", None) == "bi" or getattr(text, "use_bidirectional_attention", False) is True:
+        return False
+    kind = text.model_type
     only_causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return only_causal or bool(getattr(config, "is_decoder", False))
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetricks import Choice, InputError, Trick, hookimpl
+from finetricks import Choice, InputError, Step, Trick, hookimpl
 
 
 def smooth_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, weight: Tensor | None = None) -> Tensor:
@@ -27,11 +27,19 @@ def smooth_binary_cross_entropy(
     return F.binary_cross_entropy_with_logits(logits, labels * (1 - smoothing) + smoothing / 2, weight=weight)
 
 
+def predicts_the_next_token(model: nn.Module) -> bool:
+    """Whether `model` is one of transformers' causal language models, whose labels stand one position late."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
 class LabelSmoothing(Trick):
     """The target is 1 - s on the label and s spread over all classes: the model is kept from certainty.
 
     Loss = (1 - s) * CE + s * mean over classes of -log p. For several labels at once each 0/1 target moves toward 1/2.
-    Owns the loss. `class_weights` weigh both terms, as torch does.
+    Owns the loss. `class_weights` weigh both terms, as torch does. A causal language model's labels are its own inputs:
+    each position is scored against the next.
 
     Traps: implementations that put s/(K - 1) on the wrong classes differ from this one by a rescaled s. Smoothing
     lowers the model's confidence, so a log loss or a threshold tuned without it no longer fits.
@@ -50,17 +58,21 @@ class LabelSmoothing(Trick):
     )
 
     @hookimpl
-    def loss(self, outputs: Any, batch: Mapping[str, Any]) -> Tensor:
+    def loss(self, outputs: Any, batch: Mapping[str, Any], step: Step) -> Tensor:
         own: Tensor | None = outputs.get("loss")
         if self.smoothing == 0 and self.class_weights is None and own is not None:
             return own
         logits, labels = outputs["logits"], batch["labels"]
-        if labels.is_floating_point() and (labels.dim() < 2 or logits.shape[-1] == 1):
+        problem = getattr(getattr(step.model, "config", None), "problem_type", None)
+        values = labels.is_floating_point() and labels.dim() < 2
+        if values or logits.shape[-1] == 1 or problem == "regression":
             raise InputError("label_smoothing needs classes; these labels are values of a regression")
         if self.class_weights is not None and len(self.class_weights) != logits.shape[-1]:
             raise InputError(
                 f"label_smoothing.class_weights has {len(self.class_weights)} weights for {logits.shape[-1]} classes"
             )
+        if predicts_the_next_token(step.model):
+            logits, labels = logits[..., :-1, :], labels[..., 1:]
         weight = None if self.class_weights is None else torch.tensor(self.class_weights).to(logits)
         smoothed = smooth_binary_cross_entropy if labels.is_floating_point() else smooth_cross_entropy
         return smoothed(logits, labels, self.smoothing, weight)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from finetricks import Choice, InputError, Layers, ParamOptions, Trick, hookimpl
-from finetricks.errors import suggest
+from finetricks.errors import Problem, suggest
+
+DECAY = 2.6
 
 
 def geometric_factors(layers: int, decay: float) -> list[float]:
@@ -31,20 +33,28 @@ class DiscriminativeLR(Trick):
     neutral: ClassVar[dict[str, Any] | None] = {"decay": 1.0}
 
     decay: Annotated[float, Field(ge=1), Choice(1.3, 2.0, 2.6)] = Field(
-        default=2.6, description="Rate of a layer over that of the layer below; the paper's value is 2.6."
+        default=DECAY, description="Rate of a layer over that of the layer below; the paper's value is 2.6."
     )
     factors: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         default=None,
-        description="Factors by layer, such as {head: 1, block.0: 0.1}; stand in for decay, other layers keep 1.",
+        description="Factors by layer, such as {head: 1, block.0: 0.1}, instead of decay; other layers keep 1.",
     )
+
+    @model_validator(mode="after")
+    def _decay_or_factors(self) -> Self:
+        # By value: a resolved recipe holds the defaults too, and is read again.
+        if self.factors is not None and self.decay != DECAY:
+            raise ValueError("decay and factors both set the learning rates; give one of them")
+        return self
 
     @hookimpl
     def param_groups(self, layers: Layers) -> dict[str, ParamOptions]:
         if self.factors is not None:
             if unknown := [name for name in self.factors if name not in layers.names]:
-                near = suggest(unknown[0], layers.names)
+                has = f"the model has {', '.join(layers.names)}"
                 raise InputError(
-                    f"discriminative_lr.factors: no layer {unknown[0]!r}{near}; the model has {', '.join(layers.names)}"
+                    Problem("discriminative_lr.factors", f"no layer {name!r}{suggest(name, layers.names)}; {has}")
+                    for name in unknown
                 )
             return {name: ParamOptions(lr_factor=factor) for name, factor in self.factors.items()}
         if self.decay == 1:

@@ -11,8 +11,15 @@ from finetricks import Choice, ParamOptions, Trick, hookimpl
 
 
 def biases_and_norms(model: nn.Module) -> set[str]:
-    """Names of the parameters that are biases, or belong to a normalisation layer (any class named `...Norm...`)."""
-    names = {name for name, _ in model.named_parameters() if name.rpartition(".")[2].startswith("bias")}
+    """Names of the parameters that are biases, or belong to a normalisation layer (any class named `...Norm...`).
+
+    A bias is known by its name: `bias`, `bias_ih_l0` (recurrent layers), `in_proj_bias` (attention).
+    """
+    names = set()
+    for name, _ in model.named_parameters():
+        own = name.rpartition(".")[2]
+        if own.startswith("bias") or own.endswith("bias"):
+            names.add(name)
     for prefix, module in model.named_modules():
         if "norm" in type(module).__name__.lower():
             names |= {f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)}

@@ -17,6 +17,7 @@ class L2SP(Trick):
     are before the first step; it is kept in the checkpoint. Frozen parameters stand still and are left out.
 
     Traps: public code that decays every parameter toward its start pulls the new head to its random initialisation.
+    BERT's pooler belongs to the head here, so a pretrained one is pulled to zero, not to its start.
     A penalty in the loss goes through Adam's scaling; it is not decoupled as weight decay is.
 
     Source: Li, Grandvalet & Davoine 2018, Explicit Inductive Bias for Transfer Learning with Convolutional Networks
@@ -42,9 +43,13 @@ class L2SP(Trick):
             start |= {name: p.detach().clone() for name, p in model.named_parameters() if name not in head}
         terms = []
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                strength = self.beta if name in head else self.alpha
-                moved = parameter if name in head else parameter - start[name].to(parameter)
-                if strength:
-                    terms.append(strength / 2 * moved.square().sum())
+            strength = self.beta if name in head else self.alpha
+            if not (parameter.requires_grad and strength):
+                continue
+            if name in head:
+                moved = parameter
+            else:
+                start[name] = start[name].to(parameter.device)  # a checkpoint gives it back on the CPU
+                moved = parameter - start[name]
+            terms.append(strength / 2 * moved.square().sum())
         return sum(terms[1:], terms[0]) if terms else None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from finetricks import Choice, Progress, Trick, hookimpl
+
+FRACTION = 0.1
 
 
 class Warmup(Trick):
@@ -26,11 +28,18 @@ class Warmup(Trick):
     neutral: ClassVar[dict[str, Any] | None] = {"steps": 0}
 
     steps: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="W, in optimizer steps; stands in for fraction."
+        default=None, description="W, in optimizer steps, instead of fraction."
     )
     fraction: Annotated[float, Field(ge=0, le=1), Choice(0.05, 0.1, 0.2)] = Field(
-        default=0.1, description="W as a share of the run, rounded down."
+        default=FRACTION, description="W as a share of the run, rounded down."
     )
+
+    @model_validator(mode="after")
+    def _steps_or_fraction(self) -> Self:
+        # By value: a resolved recipe holds the defaults too, and is read again.
+        if self.steps is not None and self.fraction != FRACTION:
+            raise ValueError("steps and fraction both set the length of the warm-up; give one of them")
+        return self
 
     @hookimpl(wrapper=True)
     def schedule(self, progress: Progress) -> Generator[None, float, float]:
