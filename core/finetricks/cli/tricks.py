@@ -25,6 +25,8 @@ def list_tricks(plugins: Plugins = None, as_json: AsJson = False) -> None:
         print_json(tricks)
         return
     table = new_table("trick", "hooks", "", "from")
+    for column in table.columns[:2]:
+        column.no_wrap = True  # a plugin file's long path would break the names that people look for
     for trick in tricks:
         table.add_row(*map(escape, (trick["name"], hooks_in_words(trick), trick["summary"], trick["from"])))
     output().print(table)
