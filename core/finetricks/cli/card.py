@@ -66,7 +66,8 @@ def hooks_in_words(card: Mapping[str, Any]) -> str:
 
 def print_card(card: Mapping[str, Any], console: Console) -> None:
     console.print(
-        f"[bold]{escape(card['name'])}[/bold]  ({escape(hooks_in_words(card))}; from {escape(card['from'])})\n"
+        f"[bold]{escape(card['name'])}[/bold]  ({escape(hooks_in_words(card))}; from {escape(card['from'])})\n",
+        soft_wrap=True,
     )
     console.print(card["doc"], markup=False, soft_wrap=True)
     if card["fields"]:
