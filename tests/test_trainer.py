@@ -325,3 +325,26 @@ def test_data_tricks_change_the_trainers_data(tmp_path: Path) -> None:
     )
     trainer.train()
     assert trainer.train_dataset[0]["input_ids"] == trainer.eval_dataset["one"][0]["input_ids"] == [2, 5, 10, 11, 12, 3]
+
+
+def test_a_stream_of_examples_trains_by_max_steps(tmp_path: Path) -> None:
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self) -> Any:
+            while True:
+                yield from tiny.rows()
+
+    import datasets
+
+    columns = {key: [row[key] for row in tiny.rows()] for key in ("input_ids", "attention_mask", "labels")}
+    for stream in (Endless(), datasets.Dataset.from_dict(columns).to_iterable_dataset().repeat(None)):
+        trainer = TrickTrainer(
+            recipe=tiny.recipe(tiny.Decay()),
+            model=tiny.bert(),
+            args=tiny.recipe().training_arguments(
+                tmp_path, max_steps=5, disable_tqdm=True, save_strategy="no", use_cpu=True
+            ),
+            train_dataset=stream,
+            data_collator=default_data_collator,
+        )
+        trainer.train()
+        assert trainer.session.plan.schedule == (1.0, 0.8, 0.6, 0.4, pytest.approx(0.2))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import convert_to_fp32, send_to_device
 from torch import nn
 
 from finetricks.errors import CheckpointError, FinetricksError
@@ -163,7 +164,7 @@ class Session:
                     _set_rng(self._resumed_rng)  # beginning the epoch again drew from it
                 self._resumed_rng = None
                 before = (self.global_step, self._micro_batch)
-                yield _to(batch, device)
+                yield send_to_device(batch, device)
                 if (self.global_step, self._micro_batch) == before:
                     raise FinetricksError(
                         "session.step() was not called for the last batch; call it after each backward"
@@ -249,7 +250,7 @@ class Session:
         device = next(self.model.parameters()).device.type
         with torch.autocast(device, dtype=torch.bfloat16):
             outputs = self._run_model(self.model, batch)
-        return _float32(outputs)
+        return convert_to_fp32(outputs)
 
     def _micro_seed(self) -> int:
         rank = (
@@ -370,20 +371,6 @@ def _length(loader: Iterable[Any], steps_per_epoch: int | None, accumulation: in
     if not length:
         raise FinetricksError("this loader has no batches")
     return length
-
-
-def _to(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Mapping):
-        return {key: _to(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return type(batch)(_to(value, device) for value in batch)
-    return batch.to(device) if isinstance(batch, torch.Tensor) else batch
-
-
-def _float32(outputs: Any) -> Any:
-    from accelerate.utils import convert_to_fp32
-
-    return convert_to_fp32(outputs)
 
 
 def _difference(key: str, own: Any, other: Any) -> str:

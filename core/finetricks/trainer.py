@@ -7,6 +7,7 @@ the optimizer's groups, the schedule, the freezing, the loss and the random stre
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import RandomSampler, Sampler
+from torch.utils.data import IterableDataset, RandomSampler, Sampler
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from finetricks.arguments import check_arguments
@@ -128,6 +129,10 @@ class TrickMixin(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self._length is None:
             raise FinetricksError("the optimizer of a recipe is made by trainer.train(), which knows the run's length")
+        if self.args.n_gpu > 1 and self._replaces_loss():
+            raise FinetricksError(
+                "DataParallel copies the model, and the tricks' loss with it; start with torchrun instead"
+            )
         self._micro = None
         sample = self._sample()
         if self._replaces_loss() or not self._normalises_by_items(sample):
@@ -180,10 +185,9 @@ class TrickMixin(Trainer):
         """Two examples of the training set as a batch, to find the layers with; draws nothing from the global state."""
         dataset = self.train_dataset
         with seeded(0):
-            if not hasattr(dataset, "__getitem__"):
-                return None
+            rows = iter(dataset) if isinstance(dataset, IterableDataset) else (dataset[i] for i in range(len(dataset)))
             collate = self._get_collator_with_removed_columns(self.data_collator)
-            batch = collate([dataset[index] for index in range(min(2, len(dataset)))])
+            batch = collate(list(itertools.islice(rows, 2)))
         return self._prepare_inputs(batch)
 
     def _normalises_by_items(self, sample: Any) -> bool:
