@@ -12,6 +12,8 @@ from torch import nn
 
 from finetricks.errors import CheckpointError, FinetricksError
 from finetricks.freezing import Freezing
+from finetricks.layer_pass import default_forward
+from finetricks.layer_trace import Forward
 from finetricks.layers import Layers, find_layers
 from finetricks.optimizers import create_optimizer, named_groups
 from finetricks.order import Order
@@ -24,8 +26,6 @@ from finetricks.wrapped import inside_forward
 if TYPE_CHECKING:
     from finetricks.recipe import Recipe
     from finetricks.streams import Streams
-
-Forward = Callable[[nn.Module, Any], Any]
 
 
 class Session:
@@ -70,7 +70,7 @@ class Session:
         self._batches_per_epoch = batches_per_epoch or plan.steps_per_epoch * accumulation
         self._clip = clip
         self._precision = precision
-        self._run_model = forward or _call
+        self._run_model = forward or default_forward
         self._criterion = stack.criterion()
         self._freezing = Freezing(model, layers)
         self._micro_batch = 0
@@ -345,12 +345,6 @@ def _set_rng(state: Mapping[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
-def _call(model: nn.Module, batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, tuple | list) else model(batch)
 
 
 def _first(loader: Iterable[Any]) -> Any:
