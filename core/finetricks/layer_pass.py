@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import random
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +23,14 @@ def default_forward(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+
+
+def without(added: Collection[str], model: nn.Module, batch: Any) -> Any:
+    """Call a model on a batch without the columns that tricks added, save those that its forward pass names."""
+    if added and isinstance(batch, Mapping):
+        named = inspect.signature(type(model).forward).parameters
+        batch = {name: value for name, value in batch.items() if name not in added or name in named}
+    return default_forward(model, batch)
 
 
 def first_rows(model: nn.Module, batch: Any) -> Any:

@@ -15,7 +15,7 @@ from finetricks.settings import Data
 from finetricks.streams import seeded
 from finetricks.tasks.encode import encode_rows, truncate
 from finetricks.tasks.files import read_table
-from finetricks.tasks.models import head_of, load_config, load_saved, load_tokenizer
+from finetricks.tasks.models import REBUILT_WEIGHTS, head_of, load_config, load_saved, load_tokenizer
 from finetricks.tasks.predictions import decide, score
 from finetricks.yaml_file import load_yaml
 
@@ -37,7 +37,7 @@ def load(folder: str | Path, catalog: Catalog | None = None) -> tuple[PreTrained
     """
     run = _finished(folder)
     written = _written(run)
-    return _load(run, Recipe(tricks=written["tricks"], training=written["training"], catalog=catalog))
+    return _load(run, _recipe(written, catalog), _columns(written))
 
 
 def predict(
@@ -55,16 +55,17 @@ def predict(
 
     run = _finished(folder)
     written = _written(run)
-    columns = Data.model_validate(written["data"]).text_columns
-    # The files that the run was trained on need not be there any more.
-    recipe = Recipe(tricks=written["tricks"], training=written["training"], catalog=catalog)
-    model, tokenizer = _load(run, recipe)
+    columns = _columns(written)
+    recipe = _recipe(written, catalog)
+    model, tokenizer = _load(run, recipe, columns)
     kind, labels = head_of(model.config)
     table = read_table(file)
     stack, length = recipe.stack(), tokenizer.model_max_length
     about = {"tokenizer": tokenizer, "max_length": length, "text_columns": columns}
     dataset = stack.data(encode_rows(table, tokenizer, columns), "predict", recipe.streams.data, **about)
-    scores = score(model, truncate(dataset, tokenizer, length), tokenizer, kind=kind, batch_size=batch_size)
+    if not stack.bounds_length:
+        dataset = truncate(dataset, tokenizer, length)
+    scores = score(model, dataset, tokenizer, kind=kind, batch_size=batch_size)
     given: dict[str, Any] = {**table.columns, "prediction": decide(scores, kind=kind, labels=labels)}
     return pd.DataFrame(given | {f"score:{name}": scores[:, index] for index, name in enumerate(labels)})
 
@@ -83,14 +84,30 @@ def _written(run: RunFolder) -> dict[str, Any]:
     return written
 
 
-def _load(run: RunFolder, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _columns(written: dict[str, Any]) -> tuple[str, ...]:
+    return Data.model_validate(written["data"]).text_columns
+
+
+def _recipe(written: dict[str, Any], catalog: Catalog | None) -> Recipe:
+    """What the run did to its model. The files that it was trained on need not be there any more."""
+    return Recipe(tricks=written["tricks"], training=written["training"], layers=written.get("layers"), catalog=catalog)
+
+
+def _load(run: RunFolder, recipe: Recipe, columns: tuple[str, ...]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     stack = recipe.stack()
-    if not set(stack.implementing("build")) - set(stack.implementing("finish")):
+    if not stack.changes_structure:
         return load_saved(run.model)
     # What tricks built into the model and did not take off again is built in afresh, and then given the weights.
     tokenizer = load_tokenizer(str(run.model))
     with seeded(0):
         model = AutoModelForSequenceClassification.from_config(load_config(str(run.model)))
-    model = stack.build(model, recipe.streams.init, tokenizer=tokenizer, max_length=tokenizer.model_max_length)
-    load_weights(model, run.model / "model.safetensors")
+    about = {
+        "tokenizer": tokenizer,
+        "max_length": tokenizer.model_max_length,
+        "text_columns": columns,
+        "explicit_layers": recipe.layers,
+    }
+    model = stack.build(model, recipe.streams.init, **about)
+    stack.finish(model)  # what the run took off, before it wrote its weights
+    load_weights(model, run.model / REBUILT_WEIGHTS)
     return model.eval(), tokenizer

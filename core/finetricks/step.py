@@ -28,6 +28,7 @@ class Step:
         forward: runs the model on a batch and gives its outputs, under the run's precision. May be called again.
         criterion: the owner's loss of `(outputs, batch)`, without the tricks that wrap it.
         layers: of the model.
+        fresh: names of the parameters that no checkpoint supplied: a new head, and what `build` tricks added.
         seed: of this micro-batch's random stream: a pure function of (dropout seed, step, micro-batch, rank).
     """
 
@@ -39,6 +40,7 @@ class Step:
     stack: Stack
     layers: Layers
     state: Mapping[str, dict[str, Any]]
+    fresh: frozenset[str] = frozenset()
 
     def generator(self, trick: Trick) -> torch.Generator:
         """A CPU generator of the trick's own for this micro-batch; the global state is left alone."""

@@ -93,24 +93,44 @@ def _kept(special: Sequence[bool], max_length: int) -> list[int]:
 
 
 def loader(
-    dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int, shuffle: bool = False
+    dataset: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    shuffle: bool = False,
+    added: Sequence[str] = (),
 ) -> DataLoader[Any]:
-    """Batches of a tokenised data set, of the columns that the model takes; the last one may be short."""
-    columns = [name for name in (*TOKENS, "labels") if name in dataset.column_names]
+    """Batches of a tokenised data set; the last one may be short.
+
+    They hold the columns that the model takes, and those that tricks `added`: a number an example.
+    """
+    columns = [name for name in (*TOKENS, "labels", *added) if name in dataset.column_names]
     return DataLoader(
-        dataset.select_columns(columns), batch_size=batch_size, shuffle=shuffle, collate_fn=collator(tokenizer)
+        dataset.select_columns(columns), batch_size=batch_size, shuffle=shuffle, collate_fn=collator(tokenizer, added)
     )
 
 
-def collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]:
+def added_columns(before: datasets.Dataset, after: datasets.Dataset) -> tuple[str, ...]:
+    """The columns of one number an example that tricks added to a data set."""
+    return tuple(
+        name
+        for name, feature in after.features.items()
+        if name not in before.column_names and getattr(feature, "dtype", "").startswith(("int", "float", "bool"))
+    )
+
+
+def collator(
+    tokenizer: PreTrainedTokenizerBase, added: Sequence[str] = ()
+) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]:
     """Makes a batch of examples, padded to its longest.
 
     The batch holds `input_ids`, `attention_mask`, `token_type_ids` where there are any ([examples, tokens], long), and
     `labels` ([examples] long for classes, [examples] float for values, [examples, labels] float for several labels).
     """
-    return partial(_collate, DataCollatorWithPadding(tokenizer))
+    return partial(_collate, DataCollatorWithPadding(tokenizer), (*TOKENS, "labels", *added))
 
 
-def _collate(pad: DataCollatorWithPadding, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    names = [name for name in (*TOKENS, "labels") if name in examples[0]]
+def _collate(
+    pad: DataCollatorWithPadding, known: Sequence[str], examples: Sequence[Mapping[str, Any]]
+) -> dict[str, torch.Tensor]:
+    names = [name for name in known if name in examples[0]]
     return dict(pad([{name: example[name] for name in names} for example in examples]))

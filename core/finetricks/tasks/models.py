@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from safetensors import SafetensorError
+from safetensors.torch import save_model as save_weights
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -31,6 +32,7 @@ from transformers import (
 from transformers.utils import logging
 
 from finetricks.errors import ModelError, suggest
+from finetricks.fresh import declare_fresh
 from finetricks.streams import seeded
 from finetricks.tasks.labels import Kind
 
@@ -43,6 +45,19 @@ PROBLEM_TYPES: Mapping[Kind, str] = {
     "regression": "regression",
 }
 """What transformers calls each kind of task."""
+
+REBUILT_WEIGHTS = "finetricks.safetensors"
+"""The weights of a model whose structure tricks have changed."""
+
+_REBUILT_README = """\
+Tricks have changed the structure of this model, so `AutoModel...from_pretrained` cannot load it. The recipe in the
+folder above says how it is built:
+
+    import finetricks as ft
+    model, tokenizer = ft.load("..")  # the run's folder
+
+or `finetricks predict RUN FILE` on the command line.
+"""
 
 _TOKENIZER_FILES = ("tokenizer.json", "*vocab*", "*.model", "*.spm", "*.tiktoken", "tekken.json")
 
@@ -128,6 +143,7 @@ def load_model(
             trust_remote_code=False,
         )
     _check_loaded(name, model, info)
+    declare_fresh(model, {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     return cast(PreTrainedModel, model)
 
 
@@ -145,14 +161,30 @@ def load_saved(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
 
 
 def write_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *, max_length: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    max_length: int,
+    rebuilt: bool = False,
 ) -> None:
-    """Write what `AutoModel...from_pretrained` loads; the tokenizer's length is what the model was trained to see."""
+    """Write a model and its tokenizer, whose length is what the model was trained to see.
+
+    Args:
+        rebuilt: tricks have changed the structure. The weights then go to `REBUILT_WEIGHTS`: `from_pretrained` finds
+            none and fails, instead of dropping in silence what its own structure has no place for.
+    """
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = max_length
+    folder = Path(folder)
     with _quiet():
-        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        if not rebuilt:
+            model.save_pretrained(folder)
+            return
+        model.config.save_pretrained(folder)
+    save_weights(model, str(folder / REBUILT_WEIGHTS))
+    (folder / "README.md").write_text(_REBUILT_README)
 
 
 def head_of(config: PretrainedConfig) -> tuple[Kind, tuple[str, ...]]:
