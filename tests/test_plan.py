@@ -124,7 +124,14 @@ def test_the_schedule_sees_its_stage() -> None:
 
 def test_json_has_the_designed_shape() -> None:
     data = json.loads(json.dumps(plan_of(tiny.Decay()).to_dict()))
-    assert set(data) == {"groups", "total_steps", "steps_per_epoch", "learning_rate", "stages"}
+    assert set(data) == {
+        "groups",
+        "total_steps",
+        "steps_per_epoch",
+        "learning_rate",
+        "stages",
+        "decided_while_training",
+    }
     assert set(data["groups"][0]) == {"name", "layer", "parameters", "lr_factor", "weight_decay", "set_by"}
     assert data["learning_rate"]["head"] == pytest.approx([0.1 * (6 - step) / 6 for step in range(6)])
 

@@ -62,5 +62,9 @@ def check_arguments(stack: Stack, args: TrainingArguments) -> None:
         problems.append(f"weight_decay={args.weight_decay}, but so does the trick weight_decay")
     if args.neftune_noise_alpha is not None and "neftune" in dict(stack.tricks):
         problems.append(f"neftune_noise_alpha={args.neftune_noise_alpha}, but so does the trick neftune")
+    if stack.deciders and args.eval_strategy.value == "no":
+        raise RecipeError(
+            Problem("args", f"{', '.join(stack.deciders)} decides at evaluations, and eval_strategy is 'no'; set it")
+        )
     if problems:
         raise RecipeError([Problem("args", f"sets {what}; set it once") for what in problems])

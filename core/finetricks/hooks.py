@@ -8,7 +8,7 @@ recipe lists the tricks; for wrappers the first listed is the outermost.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +48,26 @@ class Context:
         tokenizer: of the task, or `None` where the data are the user's own.
         max_length: tokens of an example that the model will see, special tokens included; or `None`.
         text_columns: the data set's text columns, one or two.
+        explicit_layers: the layers as the user gives them; `None` where they are found.
+        metrics: names of the metrics that the task is scored by, the customary one first; none where they are unknown.
+        fresh: in `init`, the names of the parameters that no checkpoint supplied: a new head, and what `build` added.
+        batches: in `init`, gives the training batches each time it is called, unshuffled where the order is ours.
     """
 
     seed: int
     tokenizer: PreTrainedTokenizerBase | None = None
     max_length: int | None = None
     text_columns: tuple[str, ...] = ("text",)
+    explicit_layers: Mapping[str, Sequence[str]] | None = None
+    metrics: tuple[str, ...] = ()
+    fresh: frozenset[str] = frozenset()
+    batches: Callable[[], Iterable[Any]] | None = None
+
+    def find_layers(self, model: nn.Module) -> Layers:
+        """The layers of `model` by its structure alone, for `build`. Raises `LayersError`."""
+        from finetricks.layers import find_layers
+
+        return find_layers(model, explicit=self.explicit_layers)
 
 
 class Hooks:
@@ -118,7 +132,7 @@ class Hooks:
         Called: for every optimizer step, when the plan is compiled. A pure function of its arguments.
         Arguments: `progress` (its `stage` is `None` here); `layers`.
         Gives: names of layers.
-        Several: union. A step at which every layer is frozen is a conflict.
+        Several: union. A step at which every layer is frozen is a conflict, unless a trick `trains_nothing`.
         """
 
     @hookspec(firstresult=True)
@@ -156,6 +170,26 @@ class Hooks:
         Arguments: `model`, unwrapped; `step`.
         Gives: a scalar that can be differentiated, or `None` for no penalty.
         Several: the sum is added to the loss.
+        """
+
+    # ------------------------------------------------------------------------------------------------
+    # While training, between steps
+    # ------------------------------------------------------------------------------------------------
+
+    @hookspec
+    def evaluated(
+        self, metrics: Mapping[str, float], progress: Progress, model: nn.Module, state: dict[str, Any]
+    ) -> str | None:
+        """Decide from what an evaluation showed.
+
+        Called: after each evaluation of the held-out slice, which is part of neither train nor valid; the last time
+            when the run ends.
+        Arguments: `metrics` of the slice by name; `progress`, whose `step` is the number of steps done (at the run's
+            end `total_steps`); `model`, unwrapped; `state`, what the trick remembers, as `step.state_of` gives it.
+        Gives: `stop` to end the run here, or another word for a decision of the trick's own, or `None`. A decision is
+            recorded with the first step at which it holds; `freeze` and `schedule` find it in `progress.decisions`,
+            and resume follows the record.
+        Several: each decides for itself; one `stop` stops.
         """
 
     # ------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torch.utils.data import (
 )
 
 from finetricks.errors import CheckpointError
-from finetricks.streams import child
+from finetricks.streams import child, seeded
 
 
 class EpochSampler(Sampler[int]):
@@ -44,6 +44,16 @@ class TrainerSampler(EpochSampler):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+def unshuffled(loader: Any) -> Iterator[Any]:
+    """The batches of a loader once; of torch's own over a map-style data set in the order of the examples in it."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        with seeded(0):
+            yield from loader
+        return
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1)
+    yield from DataLoader(loader.dataset, batch_size=size, collate_fn=loader.collate_fn)
 
 
 class Order:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finetricks.errors import TrickConflict
@@ -48,6 +48,8 @@ class Plan:
         stages: stretches of steps with the same frozen layers; they cover the run.
         schedule: factor on the learning rate at each step.
         learning_rate: base.
+        decisions: what tricks have decided while training: the decision's name, and the first step at which it holds.
+        deciders: the tricks that may decide while training; the plan is what happens unless they do.
     """
 
     groups: tuple[Group, ...]
@@ -56,6 +58,8 @@ class Plan:
     learning_rate: float
     steps_per_epoch: int
     layers: tuple[str, ...]
+    decisions: Mapping[str, int] = field(default_factory=dict)
+    deciders: tuple[str, ...] = ()
 
     @property
     def total_steps(self) -> int:
@@ -75,7 +79,11 @@ class Plan:
 
     def progress(self, step: int) -> Progress:
         """Where training is at `step`."""
-        return Progress(step, self.total_steps, self.steps_per_epoch, self.stage_at(step))
+        return Progress(step, self.total_steps, self.steps_per_epoch, self.stage_at(step), self.decisions)
+
+    def trains(self, step: int) -> bool:
+        """Whether any layer is trained at `step`."""
+        return not self.stage_at(step).frozen >= set(self.layers)
 
     @property
     def freezes(self) -> bool:
@@ -89,10 +97,18 @@ class Plan:
     def warnings(self) -> list[str]:
         """What a user would want to know before training starts."""
         found = []
-        if asleep := self.never_trained():
+        asleep = self.never_trained()
+        if len(asleep) == len(self.layers):
+            return ["every layer is frozen at every step: nothing will be learnt"]
+        if asleep:
             found.append(
                 f"{len(asleep)} of {len(self.layers)} layers never thaw within the {self.total_steps} steps: "
                 f"{', '.join(asleep)}"
+            )
+        if self.deciders:
+            found.append(
+                f"{', '.join(self.deciders)} decides while training, from a slice held out of train: what the plan "
+                "shows is what happens unless it does"
             )
         if not any(self.schedule):
             found.append("the schedule is 0 at every step: nothing will be learnt")
@@ -125,6 +141,7 @@ class Plan:
                 }
                 for stage in self.stages
             ],
+            "decided_while_training": list(self.deciders),
         }
 
     def fingerprint(self, steps: int | None = None) -> str:
@@ -148,6 +165,7 @@ def compile_plan(
     steps_per_epoch: int,
     learning_rate: float,
     weight_decay: Mapping[str, float] | None = None,
+    decisions: Mapping[str, int] | None = None,
 ) -> Plan:
     """Compile the tricks for one model and one length.
 
@@ -156,6 +174,7 @@ def compile_plan(
         steps_per_epoch: optimizer steps of a whole epoch, at least 1.
         learning_rate: base rate.
         weight_decay: by parameter name, where the training settings and not a trick set it; 0 by default.
+        decisions: what tricks have decided while training, with the first step at which each holds.
 
     Raises:
         TrickConflict: tricks that cannot stand together on this model (two weight decays for one parameter, a step at
@@ -165,13 +184,14 @@ def compile_plan(
     if total_steps < 1 or steps_per_epoch < 1:
         raise ValueError(f"a run has at least one step, got {total_steps} in epochs of {steps_per_epoch}")
     groups = _groups(stack.param_groups(model, layers), layers, weight_decay or {})
-    stages = _stages(stack, layers, total_steps, steps_per_epoch)
+    decisions = dict(decisions or {})
+    stages = _stages(stack, layers, total_steps, steps_per_epoch, decisions)
     schedule = tuple(
-        stack.schedule(Progress(step, total_steps, steps_per_epoch, stage))
+        stack.schedule(Progress(step, total_steps, steps_per_epoch, stage, decisions))
         for stage in stages
         for step in range(stage.start, stage.end)
     )
-    return Plan(groups, stages, schedule, learning_rate, steps_per_epoch, layers.names)
+    return Plan(groups, stages, schedule, learning_rate, steps_per_epoch, layers.names, decisions, stack.deciders)
 
 
 def total_steps(epochs: float, steps_per_epoch: int) -> int:
@@ -219,13 +239,15 @@ def _options(asked: Asked, layer: str, parameter: str) -> tuple[float, float, tu
     return factor, decay, tuple(rates_by), tuple(decay_by)
 
 
-def _stages(stack: Stack, layers: Layers, total_steps: int, steps_per_epoch: int) -> tuple[Stage, ...]:
+def _stages(
+    stack: Stack, layers: Layers, total_steps: int, steps_per_epoch: int, decisions: Mapping[str, int]
+) -> tuple[Stage, ...]:
     if not stack.implementing("freeze"):
         return (Stage(0, 0, total_steps),)
     stages: list[Stage] = []
     for step in range(total_steps):
-        frozen = stack.freeze(Progress(step, total_steps, steps_per_epoch), layers)
-        if frozen >= set(layers.names):
+        frozen = stack.freeze(Progress(step, total_steps, steps_per_epoch, decisions=decisions), layers)
+        if frozen >= set(layers.names) and not stack.trains_nothing:
             names = " and ".join(stack.implementing("freeze"))
             raise TrickConflict(
                 f"{names}: every layer is frozen at step {step} of {total_steps}; nothing would be trained"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -25,12 +26,18 @@ class Progress:
 
     `step` counts from 0 and stands before the step: `step == 0` is the first update.
     `stage` is known to `schedule` (which is compiled after `freeze`) and `None` in `freeze`.
+    `decisions` are what tricks decided while training: the decision's name, and the first step at which it holds.
     """
 
     step: int
     total_steps: int
     steps_per_epoch: int
     stage: Stage | None = None
+    decisions: Mapping[str, int] = field(default_factory=dict)
+
+    def decided(self, name: str) -> bool:
+        """Whether the decision `name` holds at this step."""
+        return name in self.decisions and self.step >= self.decisions[name]
 
     @property
     def epoch(self) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ import torch
 
 from finetricks.errors import Diverged, InputError
 from finetricks.folder import RunFolder
+from finetricks.layer_pass import without
 from finetricks.layers import find_layers
 from finetricks.plan import Plan, compile_plan, total_steps
 from finetricks.session import Session
 from finetricks.tasks import Task, load_task
-from finetricks.tasks.encode import loader, truncate
-from finetricks.tasks.metrics import compute_metrics
+from finetricks.tasks.encode import added_columns, loader, truncate
+from finetricks.tasks.held_out import hold_out
+from finetricks.tasks.metrics import METRICS, compute_metrics
 from finetricks.tasks.models import write_model
 from finetricks.tasks.predictions import score, write_predictions
 
@@ -40,7 +43,9 @@ class Result:
         valid: metrics by name.
         test: metrics by name; `None` without a test split.
         seconds: of training and evaluation, over all its resumptions.
+        steps: optimizer steps done.
         notes: what the user should know of data and plan, a sentence each.
+        decisions: what tricks decided while training, with the first step at which each holds.
     """
 
     valid: dict[str, float]
@@ -49,6 +54,7 @@ class Result:
     steps: int
     notes: tuple[str, ...]
     folder: Path
+    decisions: Mapping[str, int] = field(default_factory=dict)
 
 
 def run(
@@ -94,10 +100,10 @@ def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
     """The plan that `run` would follow. Loads the model and the data; trains nothing."""
     task = task or task_of(recipe)
     stack, streams = recipe.stack(), recipe.streams
-    train = examples(task, stack, "train", streams.data)
-    model = stack.build(task.model(streams.init), streams.init, **about(task))
-    batches = loader(train, task.tokenizer, recipe.training.batch_size)
-    layers = find_layers(model, next(iter(batches)), recipe.layers)
+    splits, added = splits_of(recipe, task, stack)
+    model = stack.build(task.model(streams.init), streams.init, **about(recipe, task))
+    batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, added=added)
+    layers = find_layers(model, next(iter(batches)), recipe.layers, partial(without, added))
     per_epoch = -(-len(batches) // recipe.training.accumulation)
     return compile_plan(
         stack,
@@ -109,17 +115,40 @@ def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
     )
 
 
-def about(task: Task) -> dict[str, Any]:
+def about(recipe: Recipe, task: Task) -> dict[str, Any]:
     """What tricks are told of the task, in `Context`."""
-    return {"tokenizer": task.tokenizer, "max_length": task.max_length, "text_columns": task.text_columns}
+    return {
+        "tokenizer": task.tokenizer,
+        "max_length": task.max_length,
+        "text_columns": task.text_columns,
+        "explicit_layers": recipe.layers,
+        "metrics": METRICS[task.kind],
+    }
 
 
-def examples(task: Task, stack: Stack, split: str, seed: int) -> datasets.Dataset:
-    """A split as the model will see it: changed by the tricks, then cut to the model's length."""
-    changed = stack.data(task.splits[split], split, seed, **about(task))
+def splits_of(recipe: Recipe, task: Task, stack: Stack) -> tuple[dict[str, datasets.Dataset], tuple[str, ...]]:
+    """The splits as the model will see them: changed by the tricks, then cut to the model's length.
+
+    `held_out` is among them where a trick decides while training. The names of the columns that tricks added come with
+    them.
+    """
+    given = dict(task.splits)
+    changed = {split: _changed(recipe, task, stack, split, given[split]) for split in given}
+    if stack.deciders:
+        seed = recipe.data.split_seed if recipe.data else 0
+        changed["train"], held = hold_out(task, changed["train"], recipe.training.held_out, seed)
+        changed["held_out"] = _changed(recipe, task, stack, "held_out", held)
+    added = added_columns(given["train"], changed["train"])
+    if not stack.bounds_length:
+        changed = {split: truncate(part, task.tokenizer, task.max_length) for split, part in changed.items()}
+    return changed, added
+
+
+def _changed(recipe: Recipe, task: Task, stack: Stack, split: str, given: datasets.Dataset) -> datasets.Dataset:
+    changed = stack.data(given, split, recipe.streams.data, **about(recipe, task))
     if not len(changed):
         raise InputError(f"no example is left in {split} after the tricks {', '.join(stack.implementing('data'))}")
-    return truncate(changed, task.tokenizer, task.max_length)
+    return changed
 
 
 class _Run:
@@ -130,11 +159,20 @@ class _Run:
         self.task = task
         self.folder = folder
         stack, streams = recipe.stack(), recipe.streams
-        self.splits = {split: examples(task, stack, split, streams.data) for split in task.splits}
+        self.splits, added = splits_of(recipe, task, stack)
         saved = folder.checkpoints.newest() if resume else None
-        model = stack.build(task.model(streams.init), streams.init, **about(task)).to(_device())
-        batches = loader(self.splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True)
-        self.session = Session.bind(recipe, model, batches, build=False, init=saved is None, context=about(task))
+        context = about(recipe, task)
+        model = stack.build(task.model(streams.init), streams.init, **context).to(_device())
+        batches = loader(self.splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True, added=added)
+        self.session = Session.bind(
+            recipe,
+            model,
+            batches,
+            forward=partial(without, added),
+            build=False,
+            init=saved is None,
+            context=context,
+        )
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []  # since the last evaluation
         self.seconds_before = 0.0
@@ -160,9 +198,7 @@ class _Run:
                 continue
             if session.grad_norm is not None:
                 self._watch(session.grad_norm.item(), "gradient")
-            metrics = self._evaluate("valid") if self._due(self.recipe.training.evaluate) else None
-            if metrics is not None:
-                self._record(metrics)
+            metrics = self._evaluation() if self._due(self.recipe.training.evaluate) else None
             if self._due(self.recipe.training.checkpoint):
                 self.folder.checkpoints.save(session.global_step, self._state())
             if on_progress is not None:
@@ -175,7 +211,7 @@ class _Run:
             return False
         plan, step = self.session.plan, self.session.global_step
         every = plan.steps_per_epoch if interval == "epoch" else int(interval)
-        return step % every == 0 or step == plan.total_steps
+        return step % every == 0 or self.session.ended
 
     def _watch(self, value: float, what: str) -> None:
         if not math.isfinite(value):
@@ -183,27 +219,36 @@ class _Run:
         if what == "loss":
             self.losses.append(value)
 
+    def _evaluation(self) -> dict[str, float]:
+        """Let the tricks decide on the held-out slice, if they do; then score valid, and record it."""
+        if "held_out" in self.splits:
+            self.session.evaluated(self._evaluate("held_out"))
+        metrics = self._evaluate("valid")
+        self._record(metrics)
+        return metrics
+
     def _evaluate(self, split: str) -> dict[str, float]:
         """Score a split; at the run's end keep the predictions, example by example."""
         dataset, task = self.splits[split], self.task
         size = self.recipe.training.eval_batch_size
         scores = score(self.session.model, dataset, task.tokenizer, kind=task.kind, batch_size=size)
-        if self.session.global_step == self.session.plan.total_steps:
+        if self.session.ended and split in task.splits:
             path = self.folder.predictions(split)
             write_predictions(path, dataset, scores, kind=task.kind, labels=task.labels)
         return compute_metrics(task.kind, scores, dataset["labels"][:])
 
     def _record(self, metrics: dict[str, float]) -> None:
         session, plan = self.session, self.session.plan
-        last = session.global_step - 1
+        last = max(session.global_step - 1, 0)
         self.history.append(
             {
                 "step": session.global_step,
                 "epoch": session.global_step / plan.steps_per_epoch,
-                "train_loss": sum(self.losses) / len(self.losses),
+                "train_loss": sum(self.losses) / len(self.losses) if self.losses else None,
                 "valid": metrics,
                 "learning_rate": {group.name: plan.rate(group, last) for group in plan.groups},
                 "frozen": sorted(plan.stage_at(last).frozen),
+                "decisions": dict(plan.decisions),
                 "seconds": self._seconds(),
             }
         )
@@ -222,14 +267,24 @@ class _Run:
         }
 
     def _end(self, save_model: bool) -> Result:
+        if not self.history:  # nothing was trained
+            self._evaluation()
         valid = self.history[-1]["valid"]  # the last step is always evaluated, with its predictions kept
         test = self._evaluate("test") if "test" in self.splits else None
-        model: Any = self.session.finish()
+        session = self.session
+        model: Any = session.finish()
         if save_model:
-            write_model(model, self.task.tokenizer, self.folder.model, max_length=self.task.max_length)
-        plan = self.session.plan
+            write_model(
+                model,
+                self.task.tokenizer,
+                self.folder.model,
+                max_length=self.task.max_length,
+                rebuilt=session.stack.changes_structure,
+            )
+        plan = session.plan
         notes = (*self.task.notes, *plan.warnings())
-        result = Result(valid, test, self._seconds(), plan.total_steps, notes, self.folder.path)
+        decisions = dict(plan.decisions)
+        result = Result(valid, test, self._seconds(), session.global_step, notes, self.folder.path, decisions)
         self.folder.write_result({key: value for key, value in vars(result).items() if key != "folder"})
         self.folder.checkpoints.clear()  # there is nothing left to resume, and they are large
         return result

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import convert_to_fp32, send_to_device
 from torch import nn
 
-from finetricks.errors import CheckpointError, FinetricksError
+from finetricks.errors import CheckpointError, FinetricksError, TrickError
 from finetricks.freezing import Freezing
+from finetricks.fresh import fresh_parameters
 from finetricks.layer_pass import default_forward
 from finetricks.layer_trace import Forward
 from finetricks.layers import Layers, find_layers
 from finetricks.optimizers import create_optimizer, named_groups
-from finetricks.order import Order
+from finetricks.order import Order, unshuffled
 from finetricks.plan import Plan, compile_plan, total_steps
 from finetricks.stack import Criterion, Stack
 from finetricks.step import Step
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from finetricks.streams import Streams
 
 
+STOP = "stop"
+"""The decision that ends a run."""
+
+
 class Session:
     """A plan bound to a live model. `Session.bind` makes one for a loop of your own; `TrickTrainer` makes its own.
 
@@ -37,6 +43,7 @@ class Session:
         optimizer: holds every parameter from the first step, in named groups (rule 2).
         scheduler: sets each group's rate from the plan.
         global_step: optimizer steps done.
+        stopped: whether a trick has decided to end the run.
     """
 
     def __init__(
@@ -54,13 +61,14 @@ class Session:
         clip: float = 0.0,
         precision: str = "fp32",
         forward: Forward | None = None,
+        replan: Callable[[Mapping[str, int]], Plan] | None = None,
     ) -> None:
         self.model = model
         self.stack = stack
         self.layers = layers
         self.plan = plan
         self.optimizer = optimizer
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _factors(plan, optimizer))
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factors())
         self.streams = streams
         self.global_step = 0
         self.state: dict[str, dict[str, Any]] = {name: {} for name, _ in stack.tricks}
@@ -73,6 +81,9 @@ class Session:
         self._run_model = forward or default_forward
         self._criterion = stack.criterion()
         self._freezing = Freezing(model, layers)
+        self._fresh = fresh_parameters(model, layers)
+        self._plan_before_training = plan
+        self._replan = replan
         self._micro_batch = 0
         self._resumed_rng: dict[str, torch.Tensor] | None = None
 
@@ -116,14 +127,17 @@ class Session:
         """
         training, streams = recipe.training, recipe.streams
         stack = Stack(recipe.tricks, criterion=criterion)
+        context = {"explicit_layers": recipe.layers, **(context or {})}
         if build:
-            model = stack.build(model, streams.init, **(context or {}))
+            model = stack.build(model, streams.init, **context)
         layers = find_layers(model, _first(loader), recipe.layers, forward)
         if init:
-            stack.init(model, layers, streams.init, **(context or {}))
-        batches = _length(loader, steps_per_epoch, training.accumulation)
-        per_epoch = -(-batches // training.accumulation)
-        plan = compile_plan(
+            batches = None if isinstance(loader, Iterator) else partial(unshuffled, loader)
+            stack.init(model, layers, streams.init, batches=batches, **context)
+        length = _length(loader, steps_per_epoch, training.accumulation)
+        per_epoch = -(-length // training.accumulation)
+        compiled = partial(
+            compile_plan,
             stack,
             model,
             layers,
@@ -131,6 +145,7 @@ class Session:
             steps_per_epoch=per_epoch,
             learning_rate=training.learning_rate if learning_rate is None else learning_rate,
         )
+        plan = compiled()
         groups = named_groups(plan, model)
         plain = training.streams == "none"
         plain_seed = training.seed if training.data_seed is None else training.data_seed
@@ -143,10 +158,11 @@ class Session:
             streams=None if plain else streams,
             order=Order(loader, plain_seed if plain else streams.data, plain=plain),
             accumulation=training.accumulation,
-            batches_per_epoch=batches,
+            batches_per_epoch=length,
             clip=training.clip,
             precision=training.precision,
             forward=forward,
+            replan=lambda decisions: compiled(decisions=decisions),
         )
 
     # -- the loop ----------------------------------------------------------------------------------------
@@ -156,7 +172,10 @@ class Session:
         if self._order is None:
             raise FinetricksError("this session was not bound to a loader; its batches come from elsewhere")
         device = next(self.model.parameters()).device
-        while self.global_step < self.plan.total_steps:
+        while not self.ended:
+            if not self.plan.trains(self.global_step):
+                self.enter(self.plan.stage_at(self.global_step).end)  # nothing to do: every layer is frozen
+                continue
             epoch, step_in_epoch = divmod(self.global_step, self.plan.steps_per_epoch)
             skip = step_in_epoch * self._accumulation + self._micro_batch
             for batch in self._order.epoch(epoch, skip):
@@ -169,7 +188,7 @@ class Session:
                     raise FinetricksError(
                         "session.step() was not called for the last batch; call it after each backward"
                     )
-                if self.global_step >= self.plan.total_steps:
+                if self.ended or not self.plan.trains(self.global_step):
                     break
 
     def loss(self, batch: Any, model: nn.Module | None = None) -> torch.Tensor:
@@ -199,6 +218,46 @@ class Session:
         self.global_step += 1
         self._micro_batch = 0
         return True
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to do: the last step is done, or a trick has stopped the run."""
+        return self.stopped or self.global_step >= self.plan.total_steps
+
+    @property
+    def stopped(self) -> bool:
+        return STOP in self.plan.decisions
+
+    def evaluated(self, metrics: Mapping[str, float]) -> bool:
+        """Tell the tricks what an evaluation showed, on a slice that is part of neither train nor valid.
+
+        What they decide is recorded and holds from the next step on. Call it for each evaluation of the slice, and at
+        the run's end. Gives whether the run goes on.
+
+        Raises:
+            TrickError: a decision would change what was already trained.
+        """
+        progress = self.plan.progress(self.global_step)
+        decided = self.stack.evaluated(metrics, progress, self.model, self.state)
+        new = {name: self.global_step for name in decided if name not in self.plan.decisions}
+        if new:
+            before, done = self.plan, self.global_step
+            self._follow({**before.decisions, **new})
+            if self.plan.fingerprint(done) != before.fingerprint(done):
+                raise TrickError(f"the decisions {', '.join(new)} change the plan of steps that are done already")
+        return not self.ended
+
+    def _follow(self, decisions: Mapping[str, int]) -> None:
+        """Take up the plan as `decisions` make it."""
+        if self._replan is None:
+            raise FinetricksError("this session was made without `replan`; its tricks cannot decide while training")
+        self.plan = self._replan(decisions)
+        # The scheduler has set the rates of this step already, by the plan before.
+        for group, base, factor in zip(
+            self.optimizer.param_groups, self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * factor(self.global_step)
+        self.scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def finish(self) -> nn.Module:
         """Thaw everything and let the tricks put the model in the shape in which it is saved. Gives the model."""
@@ -241,6 +300,7 @@ class Session:
             seed=self._micro_seed(),
             stack=self.stack,
             state=self.state,
+            fresh=self._fresh,
         )
         return step
 
@@ -260,6 +320,15 @@ class Session:
         )
         return child(self.streams.dropout if self.streams else 0, self.global_step, self._micro_batch, rank)
 
+    def _factors(self) -> list[Callable[[int], float]]:
+        """The factor on each optimizer group's rate at a step, by the plan that holds then."""
+        by_name = {group.name: group for group in self.plan.groups}
+
+        def factor(name: str) -> Callable[[int], float]:
+            return lambda step: self.plan.factor(by_name[name], step)
+
+        return [factor(group["name"]) for group in self.optimizer.param_groups]
+
     def _window(self) -> int:
         """How many micro-batches the present optimizer step holds: fewer at an epoch's end."""
         step_in_epoch = self.global_step % self.plan.steps_per_epoch
@@ -275,7 +344,7 @@ class Session:
             "steps": {"total": self.plan.total_steps, "per_epoch": self.plan.steps_per_epoch},
             "accumulation": self._accumulation,
             "streams": None if self.streams is None else vars(self.streams),
-            "plan": self.plan.fingerprint(),
+            "plan": self._plan_before_training.fingerprint(),
         }
 
     def check_identity(self, other: Mapping[str, Any]) -> None:
@@ -310,29 +379,28 @@ class Session:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "tricks": self.state,
+            "decisions": dict(self.plan.decisions),
             "rng": _rng() if self.streams is None else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken. Raises `CheckpointError` for another run's state."""
         self.check_identity(state["identity"])
+        self.global_step = state["global_step"]
+        self.recall(state["tricks"], state["decisions"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.state = {name: dict(state["tricks"].get(name, {})) for name, _ in self.stack.tricks}
         self._resumed_rng = state["rng"]
         if self._resumed_rng is not None:
             _set_rng(self._resumed_rng)
         self.enter(state["global_step"])
 
-
-def _factors(plan: Plan, optimizer: torch.optim.Optimizer) -> list[Callable[[int], float]]:
-    by_name = {group.name: group for group in plan.groups}
-
-    def factor(name: str) -> Callable[[int], float]:
-        return lambda step: plan.factor(by_name[name], step)
-
-    return [factor(group["name"]) for group in optimizer.param_groups]
+    def recall(self, tricks: Mapping[str, dict[str, Any]], decisions: Mapping[str, int]) -> None:
+        """Take up what the tricks remembered and had decided at the present step."""
+        self.state = {name: dict(tricks.get(name, {})) for name, _ in self.stack.tricks}
+        if decisions:
+            self._follow(decisions)
 
 
 def _rng() -> dict[str, torch.Tensor]:

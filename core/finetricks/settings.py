@@ -76,6 +76,12 @@ class Training(Settings):
     evaluate: Literal["epoch"] | Annotated[int, Field(gt=0)] = Field(
         default="epoch", description="Evaluate on valid after each epoch, or every so many optimizer steps."
     )
+    held_out: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Share of train that tricks which decide while training decide on (early_stopping, say).",
+    )
     checkpoint: Literal["epoch", "off"] | Annotated[int, Field(gt=0)] = Field(
         default="epoch", description="Save what resume needs after each epoch, every so many steps, or never."
     )

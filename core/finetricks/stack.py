@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from finetricks.errors import Problem, TrickConflict, TrickError, suggest
+from finetricks.fresh import Rebuilding, fresh_parameters
 from finetricks.hooks import HOOKS, PROJECT, WRAPPABLE, Context, Hooks, ParamOptions, hookimpl
 from finetricks.implementation import check_hooks, implementations, owns
 from finetricks.streams import child, seeded
@@ -133,6 +134,27 @@ class Stack:
         """The name of the trick that owns `schedule` or `loss`; `None` when the default does."""
         return next((name for name, trick in self.tricks if owns(type(trick), hook)), None)
 
+    @property
+    def deciders(self) -> tuple[str, ...]:
+        """Names of the tricks that decide while training, in the recipe's order."""
+        implementing = self.implementing("evaluated")
+        return tuple(name for name, trick in self.tricks if name in implementing and trick.decides)
+
+    @property
+    def bounds_length(self) -> bool:
+        """Whether a trick keeps examples to a length that the model can take."""
+        return any(trick.bounds_length for _, trick in self.tricks)
+
+    @property
+    def trains_nothing(self) -> bool:
+        """Whether a trick may freeze every layer."""
+        return any(trick.trains_nothing for _, trick in self.tricks)
+
+    @property
+    def changes_structure(self) -> bool:
+        """Whether what tricks built into the model stays there when training ends."""
+        return bool(set(self.implementing("build")) - set(self.implementing("finish")))
+
     # -- once, before training ---------------------------------------------------------------------------
 
     def data(self, dataset: datasets.Dataset, split: str, seed: int, **context: Any) -> datasets.Dataset:
@@ -148,17 +170,20 @@ class Stack:
 
     def build(self, model: nn.Module, seed: int, **context: Any) -> nn.Module:
         """Let the tricks change the model's structure. `seed` is the initialisation stream's."""
+        rebuilding = Rebuilding(model)
         for name, call in self._calls("build"):
             about = Context(seed=child(seed, "build", name), **context)
             with seeded(about.seed):
                 built = call(model=model, context=about)
             model = model if built is None else built
+        rebuilding.end(model)
         return model
 
     def init(self, model: nn.Module, layers: Layers, seed: int, **context: Any) -> None:
         """Let the tricks change weights. `seed` is the initialisation stream's."""
+        fresh = fresh_parameters(model, layers)
         for name, call in self._calls("init"):
-            about = Context(seed=child(seed, "init", name), **context)
+            about = Context(seed=child(seed, "init", name), fresh=fresh, **context)
             with seeded(about.seed):
                 call(model=model, layers=layers, context=about)
 
@@ -229,6 +254,27 @@ class Stack:
                 penalty = _scalar(penalty, "regularize", name)
                 total = penalty if total is None else total + penalty
         return total
+
+    # -- while training, between steps -------------------------------------------------------------------
+
+    def evaluated(
+        self,
+        metrics: Mapping[str, float],
+        progress: Progress,
+        model: nn.Module,
+        state: Mapping[str, dict[str, Any]],
+    ) -> list[str]:
+        """What the tricks decide from the metrics of the held-out slice; `state` is by the trick's name."""
+        decided: list[str] = []
+        for name, call in self._calls("evaluated"):
+            if name not in self.deciders:
+                continue
+            decision = call(metrics=metrics, progress=progress, model=model, state=state[name])
+            if decision is not None and not isinstance(decision, str):
+                raise TrickError(f"trick {name!r}, hook 'evaluated': gave {decision!r}; it gives a word or None")
+            if decision:
+                decided.append(decision)
+        return decided
 
     # -- once, after training ----------------------------------------------------------------------------
 

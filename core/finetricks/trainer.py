@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import IterableDataset, RandomSampler, Sampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, Subset
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from finetricks.arguments import check_arguments
 from finetricks.errors import FinetricksError
-from finetricks.layer_pass import undisturbed
+from finetricks.layer_pass import undisturbed, without
 from finetricks.layers import find_layers
 from finetricks.optimizers import named_groups
 from finetricks.order import EpochSampler
@@ -28,7 +30,9 @@ from finetricks.plan import compile_plan
 from finetricks.recipe import Recipe
 from finetricks.session import Session
 from finetricks.stack import Criterion, Stack
-from finetricks.streams import Streams, seeded
+from finetricks.streams import Streams, child, seeded
+from finetricks.tasks.encode import added_columns
+from finetricks.tasks.splits import draw_rows
 from finetricks.trainer_checkpoint import load_tricks, save_tricks, usable_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -57,6 +61,7 @@ class TrickMixin(Trainer):
         self._checkpoint: Path | None = None
         self._micro: int | None = None
         self._fresh = True
+        self._decided_at: int | None = None
         self._in_training_step = False
         stack = recipe.stack()
         args = keywords.get("args", positional[1] if len(positional) > 1 else None)
@@ -67,8 +72,13 @@ class TrickMixin(Trainer):
         super().__init__(*positional, **keywords)
         if not isinstance(args, TrainingArguments):
             check_arguments(stack, self.args)
-        self.train_dataset = self._changed(stack, self.train_dataset, "train")
+        given = self.train_dataset
+        self.train_dataset = self._changed(stack, given, "train")
+        self._added = _added(given, self.train_dataset)
         self.eval_dataset = self._changed(stack, self.eval_dataset, "valid")
+        self.held_out: Any = None
+        if stack.deciders:
+            self.train_dataset, self.held_out = self._hold_out(self.train_dataset)
         if self.model_init is None:
             self.model = self.model_wrapped = self._built(self.model)
             if self.place_model_on_device:
@@ -88,8 +98,13 @@ class TrickMixin(Trainer):
         return self.recipe.training.streams == "none"
 
     def _context(self) -> dict[str, Any]:
-        tokenizer = self.processing_class
-        return {"tokenizer": tokenizer, "max_length": getattr(tokenizer, "model_max_length", None)}
+        # The Trainer calls `model_init` once before it knows its tokenizer, and again when training begins.
+        tokenizer = getattr(self, "processing_class", None)
+        return {
+            "tokenizer": tokenizer,
+            "max_length": getattr(tokenizer, "model_max_length", None),
+            "explicit_layers": self.recipe.layers,
+        }
 
     def _changed(self, stack: Stack, dataset: Any, split: str) -> Any:
         if dataset is None or not stack.implementing("data"):
@@ -101,9 +116,21 @@ class TrickMixin(Trainer):
         return stack.data(dataset, split, self.streams.data, **self._context())
 
     def _built(self, model: Any) -> Any:
-        # The Trainer calls `model_init` once before it knows its tokenizer, and again when training begins.
-        tokenizer = getattr(self, "processing_class", None)
-        return self.recipe.stack().build(model, self.streams.init, tokenizer=tokenizer)
+        return self.recipe.stack().build(model, self.streams.init, **self._context())
+
+    def _hold_out(self, dataset: Any) -> tuple[Any, Any]:
+        """What is left to train on, and the slice on which tricks decide: rows drawn from the data stream."""
+        if dataset is None or isinstance(dataset, IterableDataset):
+            raise FinetricksError(
+                f"{', '.join(self.recipe.stack().deciders)} decides on a slice held out of train, and "
+                "an iterable data set cannot be parted; give one with a length"
+            )
+        drawn = set(draw_rows(None, len(dataset), self._share(len(dataset)), child(self.streams.data, "held out")))
+        kept = [row for row in range(len(dataset)) if row not in drawn]
+        return _rows(dataset, kept), _rows(dataset, sorted(drawn))
+
+    def _share(self, rows: int) -> int:
+        return min(max(round(self.recipe.training.held_out * rows), 1), rows - 1)
 
     def call_model_init(self, trial: Any = None) -> Any:
         self._fresh = True
@@ -116,6 +143,8 @@ class TrickMixin(Trainer):
         if self.session is not None and self.model_init is None:
             self.model = self.model_wrapped = self._built(self.model)  # the training before took off what it had put on
         output = super().train(resume_from_checkpoint=str(self._checkpoint) if self._checkpoint else None, **keywords)
+        if self._decided_at != self.state.global_step:
+            self._decide()  # the run's end is an evaluation, too
         if self.session is not None:
             self.session.finish()
         return output
@@ -137,14 +166,16 @@ class TrickMixin(Trainer):
         sample = self._sample()
         if self._replaces_loss() or not self._normalises_by_items(sample):
             self.model_accepts_loss_kwargs = False
-        layers = find_layers(self.model, sample, self.recipe.layers)
+        forward = partial(without, self._added)
+        layers = find_layers(self.model, sample, self.recipe.layers, forward)
         stack = self.recipe.stack()
         if self._fresh and self._checkpoint is None:
-            stack.init(self.model, layers, self.streams.init, tokenizer=self.processing_class)
+            stack.init(self.model, layers, self.streams.init, batches=self._batches, **self._context())
             self._fresh = False
         max_steps, steps_per_epoch = self._length
         stack = Stack(self.recipe.tricks, schedule=self._schedule(stack, max_steps), criterion=self._criterion())
-        plan = compile_plan(
+        compiled = partial(
+            compile_plan,
             stack,
             self.model,
             layers,
@@ -155,6 +186,7 @@ class TrickMixin(Trainer):
             if self.args.weight_decay
             else None,
         )
+        plan = compiled()
         for warning in plan.warnings():
             logger.warning(warning)
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -172,6 +204,8 @@ class TrickMixin(Trainer):
             optimizer=optimizer,
             streams=None if self._plain else self.streams,
             accumulation=self.args.gradient_accumulation_steps,
+            forward=forward,
+            replan=lambda decisions: compiled(decisions=decisions),
         )
         return optimizer
 
@@ -190,6 +224,17 @@ class TrickMixin(Trainer):
             batch = collate(list(itertools.islice(rows, 2)))
         return self._prepare_inputs(batch)
 
+    def _batches(self) -> Iterator[Any]:
+        """The training batches once, unshuffled."""
+        collate = self._get_collator_with_removed_columns(self.data_collator)
+        size = self.args.per_device_train_batch_size
+        yield from map(self._prepare_inputs, DataLoader(self.train_dataset, batch_size=size, collate_fn=collate))
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        known = getattr(self, "_signature_columns", None) or []
+        self._signature_columns = list(dict.fromkeys([*known, *self._added]))
+
     def _normalises_by_items(self, sample: Any) -> bool:
         """Whether the model divides its loss by `num_items_in_batch`.
 
@@ -199,7 +244,8 @@ class TrickMixin(Trainer):
         if not self.model_accepts_loss_kwargs or not isinstance(sample, Mapping) or "labels" not in sample:
             return bool(self.model_accepts_loss_kwargs)
         with undisturbed(self.model), torch.no_grad():
-            losses = [self.model(**sample, num_items_in_batch=torch.tensor(items)).loss for items in (1, 2)]
+            given = [{**sample, "num_items_in_batch": torch.tensor(items)} for items in (1, 2)]
+            losses = [without(self._added, self.model, batch).loss for batch in given]
         return not torch.equal(*losses)
 
     def _schedule(self, stack: Stack, steps: int) -> list[float] | None:
@@ -241,6 +287,8 @@ class TrickMixin(Trainer):
         step = self.state.global_step
         self._micro = self._micro + 1 if self._micro is not None and step == self.session.global_step else 0
         self.session.enter(step, self._micro)
+        if not self.session.plan.trains(step):
+            return torch.zeros((), device=self.args.device)
         self._in_training_step = True
         try:
             loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
@@ -255,6 +303,7 @@ class TrickMixin(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         if not self._in_training_step or self.session is None:
+            inputs = {name: value for name, value in inputs.items() if name not in self._added}
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self._replaces_loss():
             return self.session.loss(inputs, model)
@@ -264,6 +313,24 @@ class TrickMixin(Trainer):
         if penalty is None:
             return result
         return (result[0] + penalty, result[1]) if return_outputs else result + penalty
+
+    # -- decisions ---------------------------------------------------------------------------------------
+
+    def _evaluate(self, *arguments: Any, **keywords: Any) -> Any:
+        """Let the tricks decide on the held-out slice, if they do, before the Trainer's own evaluation."""
+        self._decide()
+        return super()._evaluate(*arguments, **keywords)
+
+    def _decide(self) -> None:
+        if self.held_out is not None and self.session is not None:
+            self.session.global_step = self._decided_at = self.state.global_step
+            self._micro = None
+            found = self.evaluate(self.held_out, metric_key_prefix="held_out")
+            metrics = {
+                name.removeprefix("held_out_"): value for name, value in found.items() if isinstance(value, int | float)
+            }
+            if not self.session.evaluated(metrics):
+                self.control.should_training_stop = True
 
     # -- checkpoints -------------------------------------------------------------------------------------
 
@@ -279,6 +346,15 @@ class TrickMixin(Trainer):
         if checkpoint is not None and self.session is not None:
             load_tricks(Path(checkpoint), self.session)
         super()._load_optimizer_and_scheduler(checkpoint)
+
+
+def _added(given: Any, changed: Any) -> tuple[str, ...]:
+    """The columns of numbers that tricks added to the user's data set, where it is one of `datasets`."""
+    return added_columns(given, changed) if isinstance(given, datasets.Dataset) else ()
+
+
+def _rows(dataset: Any, rows: list[int]) -> Any:
+    return dataset.select(rows) if isinstance(dataset, datasets.Dataset) else Subset(dataset, rows)
 
 
 class TrickTrainer(TrickMixin, Trainer):

@@ -29,14 +29,15 @@ WEIGHTS = (
 def save_tricks(folder: Path, session: Session) -> None:
     """Write the session's identity and what the tricks remember into a checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"identity": session.identity(), "tricks": session.state}, folder / TRICKS_FILE)
+    remembered = {"tricks": session.state, "decisions": dict(session.plan.decisions)}
+    torch.save({"identity": session.identity(), **remembered}, folder / TRICKS_FILE)
 
 
 def load_tricks(folder: Path, session: Session) -> None:
     """Read it back. Raises `CheckpointError` when the checkpoint belongs to another run."""
     saved = torch.load(folder / TRICKS_FILE, weights_only=True, map_location="cpu")
     session.check_identity(saved["identity"])
-    session.state.update(saved["tricks"])
+    session.recall(saved["tricks"], saved["decisions"])
 
 
 def missing_parts(folder: Path, world_size: int = 1) -> list[str]:

@@ -19,6 +19,8 @@ class Trick(BaseModel):
         neutral: values at which the trick equals its absence, bit for bit (rule 7); `None` when it has none.
         conflicts: names of tricks that this one cannot stand beside, each with the reason.
         requires: names of tricks that must stand in the same recipe, each with the reason.
+        bounds_length: its `data` hook keeps examples to what the model that it builds can take; the core cuts nothing.
+        trains_nothing: it may freeze every layer; the run then only evaluates.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -26,6 +28,13 @@ class Trick(BaseModel):
     neutral: ClassVar[dict[str, Any] | None] = None
     conflicts: ClassVar[dict[str, str]] = {}
     requires: ClassVar[dict[str, str]] = {}
+    bounds_length: ClassVar[bool] = False
+    trains_nothing: ClassVar[bool] = False
+
+    @property
+    def decides(self) -> bool:
+        """Whether a trick that implements `evaluated` does decide, at its values; a slice of train is then held out."""
+        return True
 
 
 @dataclass(frozen=True, init=False)
