@@ -55,3 +55,23 @@ def test_a_decay_beside_factors_is_refused_and_the_default_is_not() -> None:
         DiscriminativeLR(decay=2.0, factors={"head": 1.0})
     given = DiscriminativeLR(factors={"head": 1.0})
     assert DiscriminativeLR(**given.model_dump()) == given  # as in a resolved recipe
+
+
+def test_it_changes_the_result_and_decay_1_does_not() -> None:
+    without = tiny.trained(tiny.recipe())[1]
+    assert not tiny.equal(tiny.trained(tiny.recipe(DiscriminativeLR()))[1], without)
+    assert not tiny.equal(tiny.trained(tiny.recipe(DiscriminativeLR(factors={"block.0": 0.1})))[1], without)
+    assert tiny.equal(tiny.trained(tiny.recipe(DiscriminativeLR(decay=1.0)))[1], without)
+
+
+def test_an_unknown_layer_is_an_error_before_training_starts() -> None:
+    with pytest.raises(InputError, match=r"discriminative_lr.factors: no layer 'block.9'"):
+        tiny.recipe(DiscriminativeLR(factors={"block.9": 0.1})).bind(tiny.bert(), tiny.loader())
+
+
+@pytest.mark.parametrize(
+    "values", [{"decay": 0.5}, {"decay": float("inf")}, {"factors": {}}, {"factors": {"head": -1}}, {"factors": [1]}]
+)
+def test_values_out_of_range_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        DiscriminativeLR(**values)

@@ -38,10 +38,32 @@ def test_over_the_run_everything_thaws_however_short_it_is(epochs: int) -> None:
     assert [counts.count(count) for count in range(1, 6)] == [2 * epochs] * 5
 
 
+@pytest.mark.parametrize("steps", range(1, 24))
+def test_over_the_run_the_last_step_always_trains_everything(steps: int) -> None:
+    for trick in (GradualUnfreezing(over="run"), GradualUnfreezing(over="run", stages=[1, 2])):
+        counts = trainable(trick, epochs=1, per_epoch=steps)
+        assert counts[-1] == 5
+        assert counts == sorted(counts)
+        if steps >= 5:
+            assert counts[0] == 1
+
+
+def test_a_stage_may_name_more_layers_than_the_model_has() -> None:
+    assert trainable(GradualUnfreezing(stages=[1, 9]), epochs=3, per_epoch=1) == [1, 5, 5]
+
+
 def test_a_run_that_is_too_short_is_warned_of() -> None:
     plan = tiny.recipe(GradualUnfreezing(), epochs=3).bind(tiny.bert(), tiny.loader()).plan
     assert plan.warnings() == ["2 of 5 layers never thaw within the 18 steps: embeddings, block.0"]
     assert not tiny.recipe(GradualUnfreezing(over="run")).bind(tiny.bert(), tiny.loader()).plan.warnings()
+
+
+def test_a_thawed_layer_begins_to_move() -> None:
+    session = tiny.recipe(GradualUnfreezing(), epochs=2).bind(tiny.bert(), tiny.loader())
+    before = {name: value.clone() for name, value in session.model.named_parameters()}
+    tiny.train(session)
+    moved = {session.layers.layer_of(n) for n, value in session.model.named_parameters() if not value.equal(before[n])}
+    assert moved == {"head", "block.2"}
 
 
 def test_stages_never_freeze_again_and_stand_alone() -> None:
@@ -50,3 +72,6 @@ def test_stages_never_freeze_again_and_stand_alone() -> None:
         GradualUnfreezing(stages=[3, 1])
     with pytest.raises(ValidationError, match="layers_per_stage and stages both say what thaws when"):
         GradualUnfreezing(stages=[1, 2], layers_per_stage=2)
+    for values in ({"stages": []}, {"stages": [0]}, {"layers_per_stage": 0}, {"over": "steps"}):
+        with pytest.raises(ValidationError):
+            GradualUnfreezing(**values)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
+import tiny
 from finetricks import Progress, Stage
+from finetricks_plugins.freeze.gradual_unfreezing import GradualUnfreezing
 from finetricks_plugins.schedule.stlr import SlantedTriangular, slanted_triangle
 
 
@@ -41,3 +44,34 @@ def test_it_starts_again_at_each_unfreezing() -> None:
     for step in range(10, 30):
         assert trick.schedule(Progress(step, 50, 10, stage)) == slanted_triangle(step - 10, 20, 0.1, 32)
     assert SlantedTriangular().schedule(Progress(10, 50, 10, stage)) == slanted_triangle(10, 50, 0.1, 32)
+
+
+def test_the_plan_holds_a_triangle_for_each_stage_of_unfreezing() -> None:
+    tricks = (SlantedTriangular(restart="per_stage"), GradualUnfreezing(stages=[1, 2]))
+    plan = tiny.recipe(*tricks, epochs=4).bind(tiny.bert(), tiny.loader()).plan
+    assert [(stage.start, stage.end) for stage in plan.stages] == [(0, 6), (6, 12), (12, 24)]
+    triangles = [slanted_triangle(step, steps, 0.1, 32) for steps in (6, 6, 12) for step in range(steps)]
+    assert plan.schedule == tuple(triangles)
+    assert plan.schedule.count(1.0) == 3
+
+
+def test_the_shortest_stages_by_hand() -> None:
+    assert slanted_triangle(0, 1, 0.1, 32) == 1 / 32
+    assert [slanted_triangle(step, 2, 0.1, 32) for step in range(2)] == [1 / 32, 1.0]
+    # T = 19, cut = 1, then 18 steps from 1 down: the last has p = 1/18
+    assert slanted_triangle(18, 19, 0.1, 32) == pytest.approx((1 + 31 / 18) / 32)
+    # T = 9, cut = 0 as printed divides by zero; 1 here, the last has p = 1/8
+    assert slanted_triangle(8, 9, 0.1, 32) == pytest.approx((1 + 31 / 8) / 32)
+
+
+def test_it_changes_the_result() -> None:
+    without = tiny.trained(tiny.recipe())[1]
+    assert not tiny.equal(tiny.trained(tiny.recipe(SlantedTriangular()))[1], without)
+
+
+@pytest.mark.parametrize(
+    "values", [{"cut_frac": 0}, {"cut_frac": 1}, {"ratio": 1}, {"ratio": float("inf")}, {"restart": "per_epoch"}]
+)
+def test_values_out_of_range_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        SlantedTriangular(**values)

@@ -7,13 +7,18 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from finetricks import Choice, Layers, Progress, Trick, hookimpl
+from finetricks_plugins.freeze.stages import stage_of_run
 
 
 class GradualUnfreezing(Trick):
     """Thaw from the top: first the head alone, then one layer more each epoch.
 
     Thawed layers stay thawed. The rest of a run after the last thaw trains everything. A run with fewer epochs than
-    layers never thaws the lowest (you are told); `over: run` spreads the stages evenly over the run instead.
+    layers never thaws the lowest (you are told); `over: run` spreads the stages evenly over the run instead, so that
+    even a short run ends with everything thawed (one of fewer steps than stages leaves out the first stages).
+
+    Composes badly with schedules that fall over the run: the lowest layers thaw when the rate is nearly gone;
+    `stlr: {restart: per_stage}` begins anew with each stage.
 
     Traps: the authors' code does not go layer by layer: it trains the head, then one group more, then everything, in
     three stages of an epoch each and the rest: `stages: [1, 2]`.
@@ -26,7 +31,8 @@ class GradualUnfreezing(Trick):
         default=1, description="Layers that thaw together."
     )
     stages: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = Field(
-        default=None, description="Layers that train in each stage, counted from the top; after them all do."
+        default=None,
+        description="Layers that train in each stage, counted from the top (at most all); after them all do.",
     )
     over: Literal["epochs", "run"] = Field(
         default="epochs", description="A stage lasts an epoch, or an even part of the run."
@@ -43,7 +49,7 @@ class GradualUnfreezing(Trick):
     @hookimpl
     def freeze(self, progress: Progress, layers: Layers) -> tuple[str, ...]:
         counts = self.trainable(len(layers.names))
-        stage = progress.epoch if self.over == "epochs" else progress.step * len(counts) // progress.total_steps
+        stage = progress.epoch if self.over == "epochs" else stage_of_run(progress, len(counts))
         return layers.names[: len(layers.names) - counts[min(stage, len(counts) - 1)]]
 
     def trainable(self, layers: int) -> list[int]:

@@ -26,9 +26,12 @@ class SlantedTriangular(Trick):
     With cut = max(floor(T * cut_frac), 1): p = t/cut for t < cut, else 1 - (t - cut)/(T - cut);
     factor = (1 + p * (ratio - 1)) / ratio. The peak is the base rate, the ends are 1/ratio of it. Owns the schedule.
 
+    Composes badly with `warmup`, which rises a second time over the triangle's own rise.
+
     Traps: the equation as printed goes negative near the end, and divides by zero for T < 1/cut_frac; the fall here is
     over the steps that are left, as in the authors' code. Their classifier does not run one triangle but a new one at
-    each unfreezing, with ratio 8 and cut 1/8 (1/3 in the first stages): `restart: per_stage`.
+    each unfreezing, with ratio 8 and cut 1/8 (1/3 in the first stages): `restart: per_stage`. A stage of one step is
+    at 1/ratio of the base rate. fastai's later `fit_one_cycle` is another schedule (25 and 0.3, along cosines).
 
     Source: Howard & Ruder 2018, Universal Language Model Fine-tuning for Text Classification (arXiv 1801.06146),
     section 3.2; cut_frac 0.1 and ratio 32 are the paper's.
@@ -37,7 +40,7 @@ class SlantedTriangular(Trick):
     cut_frac: Annotated[float, Field(gt=0, lt=1), Choice(0.05, 0.1, 0.3)] = Field(
         default=0.1, description="Share of the steps in which the rate rises."
     )
-    ratio: Annotated[float, Field(gt=1), Choice(8.0, 32.0)] = Field(
+    ratio: Annotated[float, Field(gt=1, allow_inf_nan=False), Choice(8.0, 32.0)] = Field(
         default=32.0, description="The peak rate over the lowest."
     )
     restart: Literal["never", "per_stage"] = Field(

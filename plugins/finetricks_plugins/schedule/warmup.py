@@ -16,7 +16,10 @@ class Warmup(Trick):
     """The first W steps rise linearly from 0: factor t/W on whatever the schedule gives.
 
     A wrapper: the owner (or the constant rate) keeps its own course below. As in transformers, the step t = 0 is at
-    rate 0 and the step t = W is the first at full rate.
+    rate 0 and the step t = W is the first at full rate. With W beyond the run's end the full rate is never reached; a
+    fraction of so short a run that it makes less than a step is no warm-up.
+
+    Composes badly with `stlr`, which has a rise of its own.
 
     Traps: transformers' warm-up-then-decay schedules begin to decay only after W steps; here the owner has decayed
     since the first, so `linear_decay` with `warmup` lies below theirs by a factor of (T - W)/T at t = W.
