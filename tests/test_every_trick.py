@@ -2,120 +2,97 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import json
 import pickle
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import DataCollatorWithPadding, set_seed
 
-import tiny
-from finetricks import Recipe, Session, installed
-from finetricks.stack import conflicts
-from test_trainer import losses_of, trainer_of
+import every
+from every import CASES, bound, final, recipe, same, train
+from finetricks import Recipe, TrickTrainer, installed
+from test_trainer import losses_of
 
-# Values at which each trick acts on the tiny task. A trick without an entry here fails the suite.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "auxiliary_lm": {"gamma": 0.5, "mask_token_id": 4},
-    "discriminative_lr": {},
-    "glorot_normal": {},
-    "gradual_unfreezing": {},
-    "head_tail": {},
-    "l2_sp": {"alpha": 0.5},
-    "label_smoothing": {},
-    "linear_decay": {},
-    "stlr": {},
-    "two_stage": {},
-    "warmup": {"steps": 3},
-    "weight_decay": {"value": 0.5},
-}
-# These change the examples, which a loader of one's own holds already: test_run.py trains with them.
-ON_DATA = {"head_tail"}
-IN_A_LOOP = sorted(set(SETTINGS) - ON_DATA)
+NAMES = sorted(CASES)
+# These decide while training, in the Trainer on a slice that it holds out of other rows: see their own tests.
+DECIDING = {"early_stopping"}
+
+# A name for training everything, to stand beside `last_layer` and `predict_only` in a study.
+INERT = {"full"}
 
 
-def recipe(*names: str, **training: Any) -> Recipe:
-    tricks = [{name: SETTINGS[name]} for name in names]
-    return Recipe(tricks=tricks, training={"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "seed": 3} | training)
+@functools.cache
+def untouched(name: str) -> dict[str, torch.Tensor]:
+    """The weights after training without tricks, on the model and the task of the trick `name`."""
+    return final(bound(recipe(), name))
 
 
-def bound(recipe: Recipe, init: bool = True) -> Session:
-    return recipe.bind(tiny.bert(), tiny.loader(), init=init)
-
-
-def final(session: Session) -> dict[str, torch.Tensor]:
-    tiny.train(session)
-    return {name: value.clone() for name, value in session.finish().state_dict().items()}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-@pytest.fixture(scope="module")
-def untouched() -> dict[str, torch.Tensor]:
-    """The weights after training without tricks."""
-    return final(bound(recipe()))
-
-
-def test_every_built_in_trick_has_settings() -> None:
+def test_every_built_in_trick_has_a_case() -> None:
     ours = {name for name, entry in installed().entries.items() if entry.distribution == "finetricks"}
-    assert ours == set(SETTINGS)
+    assert ours == set(CASES)
 
 
-@pytest.mark.parametrize("name", IN_A_LOOP)
-def test_it_changes_the_result(name: str, untouched: dict[str, torch.Tensor]) -> None:
-    assert not same(final(bound(recipe(name))), untouched)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - INERT))
+def test_it_changes_the_result(name: str) -> None:
+    assert not same(final(bound(recipe(name))), untouched(name))
 
 
-@pytest.mark.parametrize("name", [n for n in IN_A_LOOP if installed().get(n).neutral is not None])
-def test_at_neutral_strength_it_equals_its_absence_bit_for_bit(name: str, untouched: dict[str, torch.Tensor]) -> None:
-    neutral = Recipe(tricks=[{name: installed().get(name).neutral}], training=recipe().training)
-    assert same(final(bound(neutral)), untouched)
+@pytest.mark.parametrize("name", [n for n in NAMES if installed().get(n).neutral is not None])
+def test_at_neutral_strength_it_equals_its_absence_bit_for_bit(name: str) -> None:
+    neutral = Recipe(tricks=[{name: CASES[name].values | installed().get(name).neutral}], training=recipe().training)
+    assert same(final(bound(neutral)), untouched(name))
 
 
-@pytest.mark.parametrize("name", IN_A_LOOP)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("at", [2, 6, 9])
-def test_resume_equals_uninterrupted_bit_for_bit(name: str, at: int, tmp_path) -> None:
+def test_resume_equals_uninterrupted_bit_for_bit(name: str, at: int, tmp_path: Path) -> None:
     whole = final(bound(recipe(name)))
     first = bound(recipe(name))
-    tiny.train(first, steps=at)
+    train(first, steps=at)
     torch.save(first.state_dict(), tmp_path / "state.pt")
-    second = recipe(name).bind(tiny.bert(seed=9), tiny.loader(), init=False)
+    second = bound(recipe(name), seed=9, init=False)
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert same(final(second), whole)
 
 
-@pytest.mark.parametrize("name", IN_A_LOOP)
-def test_the_trainer_gives_the_losses_of_the_loop(name: str, tmp_path) -> None:
-    in_loop = tiny.train(bound(recipe(name)))
-    assert losses_of(trainer_of(recipe(name), tmp_path)) == pytest.approx(in_loop, abs=1e-6)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - DECIDING))
+def test_the_trainer_gives_the_losses_of_the_loop(name: str, tmp_path: Path) -> None:
+    own = recipe(name)
+    set_seed(own.training.seed)
+    task = every.task_for(name)
+    trainer = TrickTrainer(
+        recipe=own,
+        model=every.model_for(name),
+        args=own.training_arguments(
+            tmp_path, disable_tqdm=True, save_strategy="no", use_cpu=True, logging_strategy="no"
+        ),
+        train_dataset=task.splits["train"],
+        processing_class=task.tokenizer,
+        data_collator=DataCollatorWithPadding(task.tokenizer),
+    )
+    session = bound(own)
+    in_loop, in_trainer = train(session), losses_of(trainer)
+    if session.plan.trains(0):
+        assert in_trainer == pytest.approx(in_loop, abs=1e-6)
+    else:
+        assert (in_loop, set(in_trainer)) == ([], {0.0})
+        assert same(trainer.model.state_dict(), session.model.state_dict())
 
 
-@pytest.mark.parametrize("name", sorted(SETTINGS))
+@pytest.mark.parametrize("name", NAMES)
 def test_it_survives_json_and_pickle(name: str) -> None:
-    trick = installed().get(name)(**SETTINGS[name])
+    trick = installed().get(name)(**CASES[name].values)
     assert type(trick).model_validate(json.loads(trick.model_dump_json())) == trick
     assert pickle.loads(pickle.dumps(trick)) == trick
 
 
-@pytest.mark.parametrize("name", sorted(SETTINGS))
+@pytest.mark.parametrize("name", NAMES)
 def test_its_card_says_where_it_comes_from(name: str) -> None:
     card = installed().get(name).__doc__ or ""
     assert "Source" in card
     assert len(card.splitlines()[0]) <= 110
     for field, info in installed().get(name).model_fields.items():
         assert info.description, f"{name}.{field} has no description"
-
-
-@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(IN_A_LOOP, 2)))
-def test_every_pair_trains_or_is_refused_with_a_reason(one: str, other: str) -> None:
-    pair = [(name, installed().get(name)(**SETTINGS[name])) for name in (one, other)]
-    if problems := conflicts(pair):
-        assert all(str(problem) for problem in problems)
-        return
-    session = bound(recipe(one, other))
-    tiny.train(session, steps=2)
-    for group, planned in zip(session.optimizer.param_groups, session.plan.groups, strict=True):
-        assert group["lr"] == session.plan.rate(planned, 2)

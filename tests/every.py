@@ -1,0 +1,171 @@
+"""A tiny task on which every built-in trick acts, and the values at which each does.
+
+A trick without an entry in `CASES` fails the suite.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import datasets
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+import tiny
+from finetricks import Recipe, Session, Task
+from finetricks.layer_pass import without
+from finetricks.run import about, splits_of
+from finetricks.tasks.encode import loader, tokenize
+
+MAX_LENGTH = 12
+ROWS = 22
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a trick is tried.
+
+    Attributes:
+        values: at which it acts.
+        models: on which it can act, the first choice first.
+        pairs: it needs texts in pairs.
+        long: it needs texts that are longer than the model's length.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    models: tuple[str, ...] = ("bert",)
+    pairs: bool = False
+    long: bool = False
+
+
+CASES: dict[str, Case] = {
+    "auxiliary_lm": Case({"gamma": 0.5}),
+    "chain_thaw": Case(),
+    "constant": Case({"factor": 0.5, "total_iters": 1}),
+    "cosine_restarts": Case(),
+    "discriminative_lr": Case(),
+    "early_stopping": Case({"patience": 1}),
+    "exponential_decay": Case(),
+    "full": Case(),
+    "glorot_normal": Case(),
+    "gradual_unfreezing": Case(),
+    "head_tail": Case(long=True),
+    "l2_sp": Case({"alpha": 0.5}),
+    "label_smoothing": Case(),
+    "last_layer": Case(),
+    "layerwise_lr_decay": Case(),
+    "linear_decay": Case(),
+    "multistep_decay": Case({"milestones": [1]}),
+    "predict_only": Case(),
+    "sequential_unfreezing": Case({"n": 1, "k": 2}),
+    "step_decay": Case({"step_size": 1}),
+    "stlr": Case(),
+    "two_stage": Case(),
+    "warmup": Case({"steps": 3}),
+    "weight_decay": Case({"value": 0.5}),
+}
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"bert": partial(tiny.bert, blocks=2)}
+
+
+def recipe(*names: str, **training: Any) -> Recipe:
+    tricks = [{name: CASES[name].values} for name in names]
+    return Recipe(tricks=tricks, training={"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "seed": 3} | training)
+
+
+def model_for(*names: str, seed: int = 0) -> nn.Module:
+    """A model on which all of the tricks can act."""
+    common = [kind for kind in CASES[names[0]].models if all(kind in CASES[name].models for name in names)]
+    return MODELS[common[0]](seed=seed)
+
+
+@functools.cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(45))]
+    built = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    built.pre_tokenizer = Whitespace()
+    built.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=built, mask_token="[MASK]", model_max_length=MAX_LENGTH, padding_side="right", **special
+    )
+
+
+@functools.cache
+def examples(pairs: bool, long: bool) -> datasets.Dataset:
+    """Tokenised texts of 2 to 6 words, or pairs of them; with `long` some have up to 25."""
+    draw = random.Random(0)
+
+    def text() -> str:
+        most = 25 if long and draw.random() < 0.4 else 6 if not pairs else 4
+        return " ".join(f"w{draw.randrange(45)}" for _ in range(draw.randint(2, most)))
+
+    columns = {name: [text() for _ in range(ROWS)] for name in (("first", "second") if pairs else ("text",))}
+    return tokenize(columns, tokenizer(), range(ROWS), [draw.randrange(3) for _ in range(ROWS)])
+
+
+def task_for(*names: str) -> Task:
+    pairs, long = (any(getattr(CASES[name], need) for name in names) for need in ("pairs", "long"))
+    data = examples(pairs, long)
+    return Task(
+        kind="classification",
+        labels=("a", "b", "c"),
+        splits={"train": data},
+        tokenizer=tokenizer(),
+        model_name="tiny",
+        max_length=MAX_LENGTH,
+        text_columns=("first", "second") if pairs else ("text",),
+        fingerprint="",
+        notes=(),
+    )
+
+
+def bound(recipe: Recipe, *names: str, seed: int = 0, init: bool = True) -> Session:
+    """`recipe` bound to the model and the task on which the tricks `names` act (by default the recipe's)."""
+    names = names or tuple(name for name, _ in recipe.tricks)
+    task, stack = task_for(*names), recipe.stack()
+    splits, added = splits_of(recipe, task, stack)
+    batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True, added=added)
+    model = model_for(*names, seed=seed) if names else tiny.bert(seed=seed)
+    return recipe.bind(model, batches, init=init, context=about(recipe, task), forward=partial(without, added))
+
+
+def train(session: Session, steps: int | None = None) -> list[float]:
+    """The loop of the docs, to its end or up to `steps` steps done; each micro-batch's loss.
+
+    Where a trick decides while training, each epoch's evaluation is worse than the one before.
+    """
+    losses = []
+    session.model.train()
+    for batch in session.batches():
+        loss = session.loss(batch)
+        losses.append(loss.item())
+        session.backward(loss)
+        if session.step() and session.plan.deciders and session.global_step % session.plan.steps_per_epoch == 0:
+            session.evaluated({"accuracy": -session.global_step})
+        if session.global_step == steps:
+            break
+    return losses
+
+
+def final(session: Session) -> dict[str, torch.Tensor]:
+    """Train to the end; the weights that are saved."""
+    train(session)
+    return {name: value.clone() for name, value in session.finish().state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two models' weights are equal bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
