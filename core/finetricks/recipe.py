@@ -255,7 +255,8 @@ class _Reader:
         loc: Loc = ("tricks", index, name)
         try:
             kind = self.catalog.get(name)
-            return name, kind.model_validate(dict(values or {}))
+            context = {"folder": self._folder(loc), "must_exist": self.document.data.get("data") is not None}
+            return name, kind.model_validate(dict(values or {}), context=context)
         except UnknownTrick as error:
             self.note(loc, str(error))
         except ValidationError as error:

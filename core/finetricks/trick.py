@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 
 class Trick(BaseModel):
@@ -45,6 +46,21 @@ class Choice:
 
     def __init__(self, *values: Any) -> None:
         object.__setattr__(self, "values", values)
+
+
+def _located(value: str, info: ValidationInfo) -> str:
+    context = info.context or {}
+    path = Path(context.get("folder", Path.cwd())) / Path(value).expanduser()
+    if context.get("must_exist") and not path.exists():
+        raise ValueError(f"no such file: {path}")
+    return str(path.resolve())
+
+
+InputFile = Annotated[str, AfterValidator(_located)]
+"""The type of a field that names a file: a path relative to the recipe's file, made absolute.
+
+That it exists is checked where a recipe that is to be run is read; not where one is read to load a finished run.
+"""
 
 
 def search_space(trick: type[Trick]) -> dict[str, tuple[Any, ...]]:
