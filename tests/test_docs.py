@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,13 @@ def test_the_readme_names_every_trick_and_every_command() -> None:
     commands = [command.name or snake_case(command.callback.__name__) for command in application().registered_commands]
     text = README + "".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
     assert [name for name in commands if f"finetricks {name}" not in text] == []
+
+
+def test_generated_pages_are_what_the_tricks_say() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr + "run `python docs/generate.py`"
 
 
 def test_every_hook_is_documented() -> None:
