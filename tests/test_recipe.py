@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from pydantic import Field
 
-from finetricks import Progress, Recipe, RecipeError, Trick, hookimpl, installed
+from finetricks import InputFile, Progress, Recipe, RecipeError, Trick, hookimpl, installed
 from finetricks.streams import Streams
 from finetricks.yaml_file import parse_yaml
 
@@ -168,3 +168,26 @@ def test_streams_can_be_set_one_by_one() -> None:
     assert changed.init == Streams.derive(3).init
     assert changed.dropout == Streams.derive(3).dropout
     assert changed.data == Streams.derive(4).data
+
+
+class Corpus(Trick):
+    """Names a file."""
+
+    corpus: InputFile | None = None
+
+    @hookimpl
+    def finish(self, model: Any) -> None:
+        pass
+
+
+def test_a_file_that_a_trick_names_is_relative_to_the_recipe(tmp_path: Path) -> None:
+    catalog = installed().with_classes([Corpus])
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: minilm\ndata: {train: stdlib_docstrings}\ntricks: [{corpus: {corpus: text.txt}}]\n")
+    with pytest.raises(RecipeError, match=r"recipe.yaml:3 .*no such file: .*text\.txt"):
+        Recipe.load(path, catalog=catalog)
+    (tmp_path / "text.txt").write_text("a line\n")
+    resolved = Recipe.load(path, catalog=catalog).to_dict()
+    assert resolved["tricks"] == [{"corpus": {"corpus": str(tmp_path / "text.txt")}}]
+    (tmp_path / "text.txt").unlink()
+    assert Recipe(tricks=resolved["tricks"], catalog=catalog).tricks  # read again to load a run: it may be gone

@@ -84,8 +84,11 @@ class Hooks:
         Called: once for each split, after tokenising and before truncation and batching.
         Arguments: `dataset`, with the columns `input_ids` (special tokens included, *not* truncated),
             `attention_mask`, `labels`, `example_id` (int, stable across tricks), the texts, and whatever else
-            the tokenizer gives; `split` is `train`, `valid`, `test` or `predict`; `context`.
-        Gives: the changed data set. Everything drawn at random is drawn from `context.seed`.
+            the tokenizer gives; `split` is `train`, `valid`, `test`, `held_out` (a slice of train on which tricks
+            decide while training) or `predict`; `context`.
+        Gives: the changed data set. Everything drawn at random is drawn from `context.seed`. Rows that it adds have a
+            negative `example_id`. Columns that it adds, of one number an example, reach each batch as a tensor [rows]:
+            `loss` finds them there, and the model where its forward pass names them.
         Several: in the recipe's order, each receives what the one before gave.
         """
 
