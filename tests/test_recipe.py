@@ -10,6 +10,7 @@ from pydantic import Field
 
 from finetricks import InputFile, Progress, Recipe, RecipeError, Trick, hookimpl, installed
 from finetricks.streams import Streams
+from finetricks.trick import input_files
 from finetricks.yaml_file import parse_yaml
 
 
@@ -189,5 +190,6 @@ def test_a_file_that_a_trick_names_is_relative_to_the_recipe(tmp_path: Path) -> 
     (tmp_path / "text.txt").write_text("a line\n")
     resolved = Recipe.load(path, catalog=catalog).to_dict()
     assert resolved["tricks"] == [{"corpus": {"corpus": str(tmp_path / "text.txt")}}]
+    assert input_files(Recipe.load(path, catalog=catalog).tricks[0][1]) == [str(tmp_path / "text.txt")]
     (tmp_path / "text.txt").unlink()
     assert Recipe(tricks=resolved["tricks"], catalog=catalog).tricks  # read again to load a run: it may be gone

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, core_schema
 
 
 class Trick(BaseModel):
@@ -48,19 +50,41 @@ class Choice:
         object.__setattr__(self, "values", values)
 
 
-def _located(value: str, info: ValidationInfo) -> str:
-    context = info.context or {}
-    path = Path(context.get("folder", Path.cwd())) / Path(value).expanduser()
-    if context.get("must_exist") and not path.exists():
-        raise ValueError(f"no such file: {path}")
-    return str(path.resolve())
+class InputFile(str):
+    """The type of a field that names a file: a path relative to the recipe's file, made absolute.
+
+    That it exists is checked where a recipe that is to be run is read; not where one is read to load a finished run.
+    What stands in the file is part of what a study's cell depends on.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_after_validator_function(
+            cls._located,
+            core_schema.str_schema(),
+            serialization=core_schema.plain_serializer_function_ser_schema(str.__str__),
+        )
+
+    @classmethod
+    def _located(cls, value: str, info: ValidationInfo) -> InputFile:
+        context = info.context or {}
+        path = Path(context.get("folder", Path.cwd())) / Path(value).expanduser()
+        if context.get("must_exist") and not path.exists():
+            raise ValueError(f"no such file: {path}")
+        return cls(path.resolve())
 
 
-InputFile = Annotated[str, AfterValidator(_located)]
-"""The type of a field that names a file: a path relative to the recipe's file, made absolute.
-
-That it exists is checked where a recipe that is to be run is read; not where one is read to load a finished run.
-"""
+def input_files(value: Any) -> list[str]:
+    """The files that a trick names, wherever in its values they stand."""
+    if isinstance(value, InputFile):
+        return [str(value)]
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [file for item in value for file in input_files(item)] if isinstance(value, list | tuple) else []
 
 
 def search_space(trick: type[Trick]) -> dict[str, tuple[Any, ...]]:

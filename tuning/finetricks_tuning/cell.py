@@ -1,9 +1,9 @@
 """A cell, one (configuration, seed), and the key under which its result stands in the ledger.
 
-The key is a hash of everything that determines the result: the resolved recipe with its seed, the content of the data
-and of the model, the source of the core and of the tricks that the recipe uses, the versions of torch and transformers,
-and the kind of device. Where the data and the model lie, how often a run is saved, and versions of anything else do not
-enter: an edited trick runs again, an unrelated upgrade does not.
+The key is a hash of everything that determines the result: the resolved recipe with its seed, the content of the data,
+of the model and of the files that tricks name, the source of the core and of the tricks that the recipe uses, the
+versions of torch and transformers, and the kind of device. Where the data and the model lie, how often a run is saved,
+and versions of anything else do not enter: an edited trick runs again, an unrelated upgrade does not.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetricks.recipe import Recipe
+from finetricks.trick import input_files
 from finetricks_tuning.configurations import Configuration
 from finetricks_tuning.source import hash_of_core, hash_of_trick
 
@@ -57,6 +58,7 @@ class Keys:
         self._core = hash_of_core()
         self._tricks: dict[type, str] = {}
         self._models: dict[str, str] = {}
+        self._files: dict[str, str] = {}
 
     def of(self, recipe: Recipe) -> str:
         """The key of the cell that runs `recipe`. Raises `InputError` for a trick whose source cannot be found."""
@@ -67,6 +69,7 @@ class Keys:
             "model": self._model(task.model_name),
             "core": self._core,
             "tricks": {name: self._trick(type(trick)) for name, trick in recipe.tricks},
+            "files": {file: self._file(file) for _, trick in recipe.tricks for file in input_files(trick)},
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
             "device": self._device,
         }
@@ -83,6 +86,12 @@ class Keys:
         if kind not in self._tricks:
             self._tricks[kind] = hash_of_trick(kind)
         return self._tricks[kind]
+
+    def _file(self, path: str) -> str:
+        if path not in self._files:
+            with Path(path).open("rb") as file:
+                self._files[path] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._files[path]
 
     def _model(self, name: str) -> str:
         if name not in self._models:

@@ -137,7 +137,8 @@ class FactorReader:
             values = {key: value for key, _, value in combination}
             index = {key: index for key, index, _ in combination}
             try:
-                levels.append(self._level(name, kind.model_validate(values), values))
+                context = {"folder": self.document.folder, "must_exist": True}
+                levels.append(self._level(name, kind.model_validate(values, context=context), values))
             except ValidationError as error:
                 for problem in problems_of(error, kind, values, (*loc, name), self._place_within(len(loc) + 1, index)):
                     if problem not in self.problems:
