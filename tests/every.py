@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 import tiny
 from finetricks import Recipe, Session, Task
 from finetricks.layer_pass import without
-from finetricks.run import about, splits_of
+from finetricks.runner import about, splits_of
 from finetricks.tasks.encode import loader, tokenize
 
 MAX_LENGTH = 12

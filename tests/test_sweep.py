@@ -22,7 +22,7 @@ from finetricks.cli import main
 from finetricks.errors import InputError
 from finetricks.hooks import hookimpl
 from finetricks.progress import Progress
-from finetricks.run import run
+from finetricks.runner import run
 from finetricks.trick import Trick
 from finetricks_tuning.cell_run import cell_folder
 from finetricks_tuning.hygiene import Flags, clean

@@ -14,7 +14,7 @@ import tiny
 from finetricks.catalog import installed
 from finetricks.errors import InputError
 from finetricks.recipe import Recipe
-from finetricks.run import task_of
+from finetricks.runner import task_of
 from finetricks.tasks import Task
 from finetricks.trick import Trick
 from finetricks_tuning.cell import Keys, cells_of, hash_of_model, task_key

@@ -7,7 +7,7 @@ import pytest
 
 import every
 from finetricks import Context, InputError, Recipe, Trick, hookimpl
-from finetricks.run import splits_of
+from finetricks.runner import splits_of
 from finetricks.tasks.held_out import hold_out
 from finetricks_plugins.evaluated.early_stopping import EarlyStopping
 

@@ -55,9 +55,9 @@ if TYPE_CHECKING:
     from finetricks.progress import Progress as Progress
     from finetricks.progress import Stage as Stage
     from finetricks.recipe import Recipe as Recipe
-    from finetricks.run import Result as Result
-    from finetricks.run import plan_of as plan_of
-    from finetricks.run import run as run
+    from finetricks.runner import Result as Result
+    from finetricks.runner import plan_of as plan_of
+    from finetricks.runner import run as run
     from finetricks.saved import load as load
     from finetricks.saved import predict as predict
     from finetricks.session import Session as Session
@@ -92,7 +92,7 @@ _HOME = {
     "plan": ["Group", "Plan", "compile_plan"],
     "progress": ["Progress", "Stage"],
     "recipe": ["Recipe"],
-    "run": ["Result", "plan_of", "run"],
+    "runner": ["Result", "plan_of", "run"],
     "saved": ["load", "predict"],
     "session": ["Session"],
     "stack": ["Stack"],

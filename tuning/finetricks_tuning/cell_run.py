@@ -60,7 +60,7 @@ def run_cell(order: CellOrder, folder: Path, device: str, prepare: Callable[[Cel
     Args:
         prepare: gives the recipe and its task; what it raises is recorded too.
     """
-    from finetricks.run import run
+    from finetricks.runner import run
 
     started = time.perf_counter()
     place = cell_folder(folder, order.key)

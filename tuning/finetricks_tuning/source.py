@@ -19,7 +19,7 @@ CORE = "finetricks"
 
 def hash_of_core() -> str:
     """Of the core's modules that a run imports, directly or not: not of the command line or the pictures."""
-    return _hash_of_files(_imported_files("finetricks.run"))
+    return _hash_of_files(_imported_files("finetricks.runner"))
 
 
 def hash_of_trick(trick: type[Trick]) -> str:

@@ -95,7 +95,7 @@ class _Tasks:
     loaded: dict[str, Task] = field(default_factory=dict)
 
     def of(self, recipe: Recipe) -> Task:
-        from finetricks.run import task_of
+        from finetricks.runner import task_of
 
         key = task_key(recipe)
         if key not in self.loaded:

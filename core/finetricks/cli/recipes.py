@@ -106,7 +106,7 @@ def _checked(file: Path, settings: Sequence[str], catalog: Catalog) -> tuple[dic
 
 
 def _compile(recipe: Recipe) -> tuple[Task, Plan]:
-    from finetricks.run import plan_of, task_of
+    from finetricks.runner import plan_of, task_of
 
     quiet_libraries()
     task = task_of(recipe)

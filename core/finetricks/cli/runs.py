@@ -14,7 +14,7 @@ from finetricks.cli.options import AsJson, Plugins, RecipeFile, Settings, catalo
 from finetricks.errors import InputError
 
 if TYPE_CHECKING:
-    from finetricks.run import OnProgress, Result
+    from finetricks.runner import OnProgress, Result
 
 
 def train(
@@ -33,7 +33,7 @@ def train(
     checked = Recipe.load(recipe, settings or (), catalog_with(plugins))  # before the seconds that torch takes
     try:
         with _progress() as on_progress:
-            from finetricks.run import run
+            from finetricks.runner import run
 
             quiet_libraries()
             result = run(checked, out, resume=resume, overwrite=overwrite, on_progress=on_progress)
