@@ -328,6 +328,15 @@ def test_a_mistake_on_the_command_line_is_exit_code_2_and_a_message(
     assert "Traceback" not in answer.err
 
 
+@pytest.mark.parametrize("command", [["explain"], ["train", "--out", "out"]])
+def test_a_study_is_no_recipe_and_says_so(cli: Cli, tmp_path: Path, command: list[str]) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("recipe: {model: minilm, data: {train: stdlib_docstrings}}\nfactors: [stlr]\n")
+    answer = cli(command[0], study, *command[1:])
+    assert answer.code == 2
+    assert "no recipe but a study" in answer.err.replace("\n", " ")
+
+
 def test_explain_as_json_is_the_plan(cli: Cli, here: Path) -> None:
     plan = json.loads(cli("explain", "recipe.yaml", "--plugin", "tricks.py", "--json").out)
     assert [group["layer"] for group in plan["groups"]] == ["embeddings", "block.0", "block.1", "head"]

@@ -58,10 +58,8 @@ def explain(
         from finetricks.picture import check_format
 
         check_format(out)
-    from finetricks.recipe import Recipe
-
     with working(LOADING):
-        _, plan = _compile(Recipe.load(recipe, settings or (), catalog_with(plugins)))
+        _, plan = _compile(load_recipe(recipe, settings or (), catalog_with(plugins)))
     for warning in plan.warnings():
         warn(warning)
     if as_json:
@@ -75,6 +73,16 @@ def explain(
 
         save_picture(plan, out)
         typer.echo(f"picture: {out}", err=as_json)
+
+
+def load_recipe(file: Path, settings: Sequence[str], catalog: Catalog) -> Recipe:
+    """The recipe in a file. Raises `InputError` for one of another kind, a study say."""
+    from finetricks.recipe import Recipe
+    from finetricks.yaml_file import load_yaml
+
+    if checker_of(load_yaml(file).data):
+        raise InputError(f"{file} is no recipe but a study: `finetricks check` checks it, `finetricks sweep` runs it")
+    return Recipe.load(file, settings, catalog)
 
 
 def _checked(file: Path, settings: Sequence[str], catalog: Catalog) -> tuple[dict[str, str], list[str]]:

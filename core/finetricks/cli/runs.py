@@ -11,6 +11,7 @@ import typer
 
 from finetricks.cli.console import messages, new_table, output, print_json, quiet_libraries, working
 from finetricks.cli.options import AsJson, Plugins, RecipeFile, Settings, catalog_with
+from finetricks.cli.recipes import load_recipe
 from finetricks.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe."""
-    from finetricks.recipe import Recipe
-
-    checked = Recipe.load(recipe, settings or (), catalog_with(plugins))  # before the seconds that torch takes
+    checked = load_recipe(recipe, settings or (), catalog_with(plugins))  # before the seconds that torch takes
     try:
         with _progress() as on_progress:
             from finetricks.runner import run
