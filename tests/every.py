@@ -57,6 +57,7 @@ CASES: dict[str, Case] = {
     "early_stopping": Case({"patience": 1}),
     "exponential_decay": Case(),
     "full": Case(),
+    "further_pretraining": Case({"steps": 3, "learning_rate": 1e-2}),
     "glorot_normal": Case(),
     "gradual_unfreezing": Case(),
     "head_tail": Case(long=True),

@@ -1,24 +1,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import nn
 from transformers import (
-    AutoModelForSequenceClassification,
-    BertConfig,
-    ElectraConfig,
-    Gemma3TextConfig,
+    AutoModelForCausalLM,
+    BartConfig,
+    BartForSequenceClassification,
+    FunnelConfig,
+    FunnelForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
-    LlamaConfig,
-    T5Config,
-    XLNetConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
 )
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 import tiny
-from finetricks import InputError
-from finetricks_plugins.loss.auxiliary_lm import AuxiliaryLM, gamma_at, is_causal, masked, shifted
+from finetricks import Context, InputError, Recipe
+from finetricks_plugins.build.classifier import classifier_of
+from finetricks_plugins.loss.auxiliary_lm import AuxiliaryLM, gamma_at
 
 
 def gpt2() -> GPT2ForSequenceClassification:
@@ -33,28 +37,6 @@ def test_gamma_decays_as_in_the_authors_configuration() -> None:
     values = [gamma_at(epoch, first, "exponential", rate) for epoch in (0, 1, 14, 15, 50)]
     assert values == pytest.approx([0.2019, 0.2019 * 0.9512, 0.1003, 0.1003, 0.1003], rel=1e-3)
     assert gamma_at(9, 0.2, "constant", rate) == 0.2
-
-
-def test_causal_targets_are_the_next_tokens_without_padding_on_either_side() -> None:
-    ids = torch.tensor([[5, 6, 7, 0], [0, 5, 6, 7]])
-    attention = (ids != 0).long()
-    assert shifted(ids, attention).tolist() == [[6, 7, -100, -100], [-100, 6, 7, -100]]
-
-
-def test_masking_is_80_10_10_of_15_percent() -> None:
-    ids = torch.full((200, 500), 7)
-    maskable = torch.ones_like(ids, dtype=torch.bool)
-    maskable[:, 0] = False
-    inputs, targets = masked(
-        ids, maskable, probability=0.15, mask_id=4, vocabulary=1000, generator=torch.Generator().manual_seed(0)
-    )
-    chosen = targets != -100
-    assert not chosen[:, 0].any()
-    assert chosen.float().mean().item() == pytest.approx(0.15, abs=0.003)
-    assert (inputs[chosen] == 4).float().mean().item() == pytest.approx(0.8, abs=0.01)
-    assert (inputs[chosen] == 7).float().mean().item() == pytest.approx(0.1, abs=0.01)
-    assert torch.equal(inputs[~chosen], ids[~chosen])
-    assert (targets[chosen] == 7).all()
 
 
 def test_the_loss_is_the_tasks_plus_gamma_times_the_language_models() -> None:
@@ -79,6 +61,13 @@ def test_it_learns_and_is_taken_off() -> None:
     assert session.model.state_dict().keys() == tiny.bert().state_dict().keys()
 
 
+def test_gamma_zero_is_its_absence_bit_for_bit() -> None:
+    losses, model = tiny.trained(tiny.recipe(AuxiliaryLM(gamma=0.0)))
+    plain_losses, plain = tiny.trained(tiny.recipe())
+    assert losses == plain_losses
+    assert tiny.equal(model, plain)
+
+
 def test_a_decoder_predicts_the_next_token() -> None:
     trick = AuxiliaryLM(gamma=1.0)
     session = tiny.recipe(trick).bind(gpt2(), tiny.loader())
@@ -88,8 +77,101 @@ def test_a_decoder_predicts_the_next_token() -> None:
     with torch.no_grad():
         states = session.model.transformer(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
         scores = session.model.auxiliary_lm_head(states, session.model.transformer.wte.weight)
-    by_hand = torch.nn.functional.cross_entropy(scores[:, :-1].reshape(-1, 50), batch["input_ids"][:, 1:].reshape(-1))
+    by_hand = nn.functional.cross_entropy(scores[:, :-1].reshape(-1, 50), batch["input_ids"][:, 1:].reshape(-1))
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+class TwoWaysConfig(PreTrainedConfig):
+    model_type = "two_ways"
+    vocab_size, hidden_size, num_hidden_layers, bidirectional = 50, 12, 1, True
+
+
+class TwoWays(PreTrainedModel):
+    """A language model that reads in both directions: one LSTM from the beginning, one from the end."""
+
+    config_class = TwoWaysConfig
+
+    def __init__(self, config: TwoWaysConfig) -> None:
+        super().__init__(config)
+        self.embeddings = nn.Embedding(50, 8)
+        self.ahead, self.back = nn.LSTM(8, 6, batch_first=True), nn.LSTM(8, 6, batch_first=True)
+        self.classifier = nn.Linear(12, 3)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings
+
+    def forward(self, input_ids, attention_mask=None, labels=None, output_hidden_states=False):
+        tokens = self.embeddings(input_ids)
+        states = torch.cat([self.ahead(tokens)[0], self.back(tokens.flip(1))[0].flip(1)], dim=-1)
+        logits = self.classifier(states.mean(dim=1))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=(tokens, states) if output_hidden_states else None
+        )
+
+
+@pytest.fixture
+def two_ways() -> Iterator[TwoWays]:
+    AutoModelForCausalLM.register(TwoWaysConfig, TwoWays)
+    torch.manual_seed(0)
+    yield TwoWays(TwoWaysConfig())
+    AutoModelForCausalLM._model_mapping._extra_content.pop(TwoWaysConfig)
+
+
+def test_of_two_directions_each_predicts_its_own_next_token(two_ways) -> None:
+    trick = AuxiliaryLM(gamma=1.0)
+    layers = {"embeddings": ["embeddings"], "block.0": ["ahead", "back"], "head": ["classifier", "auxiliary_lm_head"]}
+    recipe = Recipe(tricks=[trick], layers=layers)
+    session = recipe.bind(two_ways, tiny.loader())
+    batch = next(session.batches())
+    loss = trick.language_model_loss(batch, session._step())
+    ids, head = batch["input_ids"], two_ways.auxiliary_lm_head
+    states = two_ways(ids, output_hidden_states=True).hidden_states[-1]
+
+    def cross_entropy(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(head(states, two_ways.embeddings.weight).flatten(0, 1), wanted.flatten())
+
+    ahead = cross_entropy(states[:, :-1, :6], ids[:, 1:])
+    back = cross_entropy(states[:, 1:, 6:], ids[:, :-1])
+    assert loss.item() == pytest.approx(((ahead + back) / 2).item(), rel=1e-6)
+    with pytest.raises(InputError, match="have no directions yet, and its language model has two; .* 0 to 0"):
+        tiny.recipe(AuxiliaryLM(layer=1)).bind(two_ways, tiny.loader())
+
+
+def test_of_an_encoder_decoder_the_encoder_is_trained() -> None:
+    torch.manual_seed(0)
+    model = BartForSequenceClassification(
+        BartConfig(
+            vocab_size=50,
+            d_model=16,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            num_labels=3,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+            decoder_start_token_id=3,
+        )
+    )
+    ids = torch.randint(5, 50, (4, 8))
+    ids[:, -1] = 3  # BART reads the state of the end, so masking may neither take one away nor put one in
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.zeros(4).long()}
+    trick = AuxiliaryLM(mask_token_id=4, mask_probability=0.9)
+    session = tiny.recipe(trick).bind(model, [batch])
+    trick.language_model_loss(batch, session._step()).backward()
+    assert model.model.encoder.layers[1].fc1.weight.grad is not None
+    assert all(p.grad is None for n, p in model.model.decoder.named_parameters() if n.startswith("layers"))
+
+
+def test_it_reads_the_states_of_a_classifier_in_parts() -> None:
+    session = tiny.recipe(AuxiliaryLM(mask_token_id=4)).bind(classifier_of(tiny.bert(), "some_trick"), tiny.loader())
+    session.loss(next(session.batches())).backward()
+    assert session.model.auxiliary_lm_head.dense.weight.grad.abs().sum() > 0
 
 
 def test_the_state_can_be_read_below_the_top() -> None:
@@ -101,62 +183,43 @@ def test_the_state_can_be_read_below_the_top() -> None:
     assert top.loss(batch).item() != below.loss(batch).item()
 
 
-def test_which_models_are_causal() -> None:
-    assert is_causal(GPT2Config())
-    assert is_causal(LlamaConfig())
-    assert not is_causal(tiny.bert().config)
-    assert not is_causal(T5Config())
-
-
-def test_what_it_cannot_do_is_said_before_training() -> None:
-    with pytest.raises(InputError, match="needs a mask token"):
-        tiny.recipe(AuxiliaryLM()).bind(tiny.bert(), tiny.loader())
-    with pytest.raises(InputError, match="mask token 50 lies outside the 50 embeddings"):
-        tiny.recipe(AuxiliaryLM(mask_token_id=50)).bind(tiny.bert(), tiny.loader())
-    with pytest.raises(InputError, match="no hidden states 4 layers below the top .* allow 0 to 3"):
-        tiny.recipe(AuxiliaryLM(mask_token_id=4, layer=4)).bind(tiny.bert(), tiny.loader())
-    with pytest.raises(InputError, match="Linear has no input embeddings to tie"):
-        tiny.recipe(AuxiliaryLM()).bind(torch.nn.Linear(2, 2), [{"input": torch.zeros(1, 2)}])
-
-
-SMALL = {
-    "vocab_size": 50,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "pad_token_id": 0,
-}
-GEMMA = {**SMALL, "num_key_value_heads": 1, "head_dim": 8}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        BertConfig(**SMALL),
-        BertConfig(**SMALL, is_decoder=True),
-        ElectraConfig(**SMALL, embedding_size=16),
-        GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, pad_token_id=0),
-        LlamaConfig(**SMALL, num_key_value_heads=2),
-        XLNetConfig(vocab_size=50, d_model=16, n_layer=2, n_head=2, d_inner=32, pad_token_id=0),
-        Gemma3TextConfig(**GEMMA),
-        Gemma3TextConfig(**GEMMA, use_bidirectional_attention=True),
-    ],
-    ids=lambda config: config.model_type,
-)
-def test_causal_is_what_does_not_see_the_next_token(config) -> None:
-    # Predicting the next token is no task for a model that has read it.
-    torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(config).eval()
-    ids = torch.arange(1, 9)[None]
-    other = ids.clone()
-    other[0, -1] = 30
-    with torch.no_grad():
-        first, second = (model(input_ids=i, output_hidden_states=True).hidden_states[-1][0, 0] for i in (ids, other))
-    assert is_causal(config) == torch.allclose(first, second, atol=1e-7)
-
-
 @pytest.mark.parametrize("layer", [0, 3])
 def test_the_state_can_be_read_at_either_end(layer: int) -> None:
     session = tiny.recipe(AuxiliaryLM(gamma=1.0, mask_token_id=4, layer=layer)).bind(tiny.bert(), tiny.loader())
     assert torch.isfinite(session.loss(next(session.batches())))
+
+
+def test_what_it_cannot_do_is_said_before_training() -> None:
+    def bind(model: nn.Module, **fields: object) -> None:
+        tiny.recipe(AuxiliaryLM(**fields)).bind(model, tiny.loader())
+
+    with pytest.raises(InputError, match="needs a mask token"):
+        bind(tiny.bert())
+    with pytest.raises(InputError, match="mask token 50 lies outside the 50 embeddings"):
+        bind(tiny.bert(), mask_token_id=50)
+    with pytest.raises(InputError, match="no hidden states 4 layers below the top .* allow 0 to 3"):
+        bind(tiny.bert(), mask_token_id=4, layer=4)
+    with pytest.raises(InputError, match="this bert have seen the next token already"):
+        bind(tiny.bert(), objective="causal")
+    with pytest.raises(InputError, match="Linear has no input embeddings to tie"):
+        tiny.recipe(AuxiliaryLM()).bind(nn.Linear(2, 2), [{"input": torch.zeros(1, 2)}])
+
+
+def test_a_model_that_pools_its_tokens_is_refused() -> None:
+    config = FunnelConfig(
+        vocab_size=50, d_model=16, n_head=2, d_head=8, d_inner=32, block_sizes=[1, 1], num_labels=3, pad_token_id=0
+    )
+    session = tiny.recipe(AuxiliaryLM(mask_token_id=4)).bind(FunnelForSequenceClassification(config), tiny.loader())
+    with pytest.raises(InputError, match="needs a state for each token"):
+        session.loss(next(session.batches()))
+
+
+def test_building_draws_the_head_from_its_own_stream() -> None:
+    heads = []
+    for seed in (1, 1, 2):
+        model = tiny.bert()
+        tiny.recipe(AuxiliaryLM(mask_token_id=4)).stack().build(model, seed)
+        heads.append(model.auxiliary_lm_head.dense.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    AuxiliaryLM(gamma=0.0).build(model=nn.Linear(2, 2), context=Context(seed=0))  # neutral: nothing is asked

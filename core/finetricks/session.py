@@ -132,7 +132,8 @@ class Session:
             model = stack.build(model, streams.init, **context)
         layers = find_layers(model, _first(loader), recipe.layers, forward)
         if init:
-            batches = None if isinstance(loader, Iterator) else partial(unshuffled, loader)
+            # What is taken from an iterator is gone, and what has no length may never end.
+            batches = partial(unshuffled, loader) if _ends(loader) else None
             stack.init(model, layers, streams.init, batches=batches, **context)
         length = _length(loader, steps_per_epoch, training.accumulation)
         per_epoch = -(-length // training.accumulation)
@@ -421,6 +422,13 @@ def _first(loader: Iterable[Any]) -> Any:
         return None  # what is taken from an iterator is gone
     with seeded(0):
         return next(iter(loader), None)
+
+
+def _ends(loader: Iterable[Any]) -> bool:
+    try:
+        return len(loader) > 0  # type: ignore[arg-type]
+    except TypeError:
+        return False
 
 
 def _length(loader: Iterable[Any], steps_per_epoch: int | None, accumulation: int) -> int:

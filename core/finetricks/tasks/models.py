@@ -86,7 +86,7 @@ def resolve_model(name: str) -> str:
 
 def load_config(name: str) -> PretrainedConfig:
     """The configuration of a model that `resolve_model` has found. Raises `ModelError`."""
-    with _quiet(), _explained(name):
+    with quiet(), _explained(name):
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
@@ -100,7 +100,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if folder.is_dir() and not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
         # transformers would make an empty tokenizer that maps every word to the unknown token.
         raise ModelError(f"the folder {folder} holds no tokenizer; save it there with tokenizer.save_pretrained")
-    with _quiet(), _explained(name):
+    with quiet(), _explained(name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -133,7 +133,7 @@ def load_model(
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
-    with _quiet(), _explained(name), seeded(seed):
+    with quiet(), _explained(name), seeded(seed):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             name,
             config=config,
@@ -177,7 +177,7 @@ def write_model(
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = max_length
     folder = Path(folder)
-    with _quiet():
+    with quiet():
         tokenizer.save_pretrained(folder)
         if not rebuilt:
             model.save_pretrained(folder)
@@ -206,7 +206,7 @@ def empty_model(name: str, config: PretrainedConfig) -> PreTrainedModel:
     Raises:
         ModelError: transformers has no sequence classification head for it.
     """
-    with _quiet(), _explained(name), torch.device("meta"):
+    with quiet(), _explained(name), torch.device("meta"):
         return cast(PreTrainedModel, AutoModelForSequenceClassification.from_config(config))
 
 
@@ -275,7 +275,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' reports and bars about loading; the Hub's bars for a download stay."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     downloads = not are_progress_bars_disabled()

@@ -24,7 +24,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finetricks import Context, InputError, TrickConflict
 from finetricks.streams import child, seeded
-from finetricks_plugins.loss.auxiliary_lm import is_causal
+from finetricks_plugins.language_model.objective import is_causal
 
 Slot = Literal["reading", "norm", "task_layers", "arrangement", "pooling", "head"]
 SLOTS: tuple[Slot, ...] = ("reading", "norm", "task_layers", "arrangement", "pooling", "head")
