@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from finetricks import Choice, Context, InputError, Step, Trick, hookimpl
 from finetricks_plugins.language_model.head import TiedHead, input_embeddings
-from finetricks_plugins.language_model.objective import is_causal, objective_of, reads_both_directions  # noqa: F401  is_causal: for others
+from finetricks_plugins.language_model.objective import objective_of, reads_both_directions
 from finetricks_plugins.language_model.targets import Masking, masking_of
 
 NAME = "auxiliary_lm"

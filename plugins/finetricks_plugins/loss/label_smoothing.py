@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetricks import Choice, InputError, Step, Trick, hookimpl
+from finetricks import Choice, Step, Trick, hookimpl
+from finetricks_plugins.loss.targets import ClassWeights, check_classes, class_weights, targets_of
+
+NAME = "label_smoothing"
 
 
 def smooth_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, weight: Tensor | None = None) -> Tensor:
@@ -27,19 +29,13 @@ def smooth_binary_cross_entropy(
     return F.binary_cross_entropy_with_logits(logits, labels * (1 - smoothing) + smoothing / 2, weight=weight)
 
 
-def predicts_the_next_token(model: nn.Module) -> bool:
-    """Whether `model` is one of transformers' causal language models, whose labels stand one position late."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-
-
 class LabelSmoothing(Trick):
     """The target is 1 - s on the label and s spread over all classes: the model is kept from certainty.
 
     Loss = (1 - s) * CE + s * mean over classes of -log p. For several labels at once each 0/1 target moves toward 1/2.
-    Owns the loss. `class_weights` weigh both terms, as torch does. A causal language model's labels are its own inputs:
-    each position is scored against the next.
+    Owns the loss. `class_weights` weigh both terms, as torch does: with q the smoothed target, the sum over examples
+    and classes of -w q log p, divided by the sum of the labels' weights (for several labels at once the plain mean). A
+    causal language model's labels are its own inputs: each position is scored against the next.
 
     Traps: implementations that put s/(K - 1) on the wrong classes differ from this one by a rescaled s. Smoothing
     lowers the model's confidence, so a log loss or a threshold tuned without it no longer fits.
@@ -53,26 +49,26 @@ class LabelSmoothing(Trick):
     smoothing: Annotated[float, Field(ge=0, lt=1), Choice(0.05, 0.1, 0.2)] = Field(
         default=0.1, description="s, the probability mass that is spread over all classes."
     )
-    class_weights: list[Annotated[float, Field(ge=0)]] | None = Field(
+    class_weights: ClassWeights | None = Field(
         default=None, description="A weight for each class, in the order of the model's outputs."
     )
 
+    @property
+    def _is_off(self) -> bool:
+        return self.smoothing == 0 and self.class_weights is None
+
+    @hookimpl
+    def init(self, model: nn.Module) -> None:
+        if not self._is_off:
+            check_classes(NAME, model, self.class_weights)
+
     @hookimpl
     def loss(self, outputs: Any, batch: Mapping[str, Any], step: Step) -> Tensor:
-        own: Tensor | None = outputs.get("loss")
-        if self.smoothing == 0 and self.class_weights is None and own is not None:
+        if self._is_off and isinstance(outputs, Mapping) and outputs.get("loss") is not None:
+            own: Tensor = outputs["loss"]
             return own
-        logits, labels = outputs["logits"], batch["labels"]
-        problem = getattr(getattr(step.model, "config", None), "problem_type", None)
-        values = labels.is_floating_point() and labels.dim() < 2
-        if values or logits.shape[-1] == 1 or problem == "regression":
-            raise InputError("label_smoothing needs classes; these labels are values of a regression")
-        if self.class_weights is not None and len(self.class_weights) != logits.shape[-1]:
-            raise InputError(
-                f"label_smoothing.class_weights has {len(self.class_weights)} weights for {logits.shape[-1]} classes"
-            )
-        if predicts_the_next_token(step.model):
-            logits, labels = logits[..., :-1, :], labels[..., 1:]
-        weight = None if self.class_weights is None else torch.tensor(self.class_weights).to(logits)
-        smoothed = smooth_binary_cross_entropy if labels.is_floating_point() else smooth_cross_entropy
-        return smoothed(logits, labels, self.smoothing, weight)
+        targets = targets_of(outputs, batch, step.model, NAME)
+        weight = class_weights(NAME, targets, self.class_weights)
+        several = targets.problem == "multi_label_classification"
+        smoothed = smooth_binary_cross_entropy if several else smooth_cross_entropy
+        return smoothed(targets.logits, targets.labels, self.smoothing, weight)
