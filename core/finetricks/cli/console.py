@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -68,6 +69,27 @@ def quiet_libraries() -> None:
 
     quiet_datasets()
     quiet_transformers()
+
+
+@contextmanager
+def logged(console: Console) -> Iterator[None]:
+    """Show what the core and the built-in tricks report while they work: further pretraining takes its time."""
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
+    loggers = [logging.getLogger(name) for name in ("finetricks", "finetricks_plugins")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetricks.cli.console import messages, new_table, output, print_json, quiet_libraries, working
+from finetricks.cli.console import logged, messages, new_table, output, print_json, quiet_libraries, working
 from finetricks.cli.options import AsJson, Plugins, RecipeFile, Settings, catalog_with
 from finetricks.cli.recipes import load_recipe
 from finetricks.errors import InputError
@@ -93,7 +93,8 @@ def _progress() -> Iterator[OnProgress | None]:
     """A progress bar on a terminal, and nothing elsewhere."""
     console = messages()
     if not console.is_terminal:
-        yield None
+        with logged(console):
+            yield None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -104,7 +105,7 @@ def _progress() -> Iterator[OnProgress | None]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[metrics]}"),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar, logged(console):
         task = bar.add_task("loading", total=None, metrics="")
 
         def show(step: int, total: int, metrics: Mapping[str, float] | None) -> None:
