@@ -5,11 +5,15 @@ A trick without an entry in `CASES` fails the suite.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import random
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -29,6 +33,17 @@ from finetricks.tasks.encode import loader, tokenize
 
 MAX_LENGTH = 12
 ROWS = 22
+
+
+def _other_task() -> str:
+    """A file with another task's rows: three classes, words of the same vocabulary."""
+    path = Path(tempfile.mkdtemp(prefix="finetricks-tests-")) / "other.csv"
+    path.write_text("text,label\n" + "".join(f"w{row} w{row + 9} w{row + 18},{row % 3}\n" for row in range(9)))
+    atexit.register(shutil.rmtree, path.parent)
+    return str(path)
+
+
+OTHER_TASK = _other_task()
 
 
 @dataclass(frozen=True)
@@ -53,19 +68,25 @@ CASES: dict[str, Case] = {
     "chain_thaw": Case(),
     "constant": Case({"factor": 0.5, "total_iters": 1}),
     "cosine_restarts": Case(),
+    "cross_entropy": Case({"class_weights": [1, 2, 4]}),
     "discriminative_lr": Case(),
     "early_stopping": Case({"patience": 1}),
     "exponential_decay": Case(),
+    "few_shot": Case({"fraction": 0.6}),
     "full": Case(),
     "further_pretraining": Case({"steps": 3, "learning_rate": 1e-2}),
     "glorot_normal": Case(),
     "gradual_unfreezing": Case(),
     "head_tail": Case(long=True),
+    "l1": Case({"strength": 0.1}),
+    "l2": Case({"strength": 0.5}),
     "l2_sp": Case({"alpha": 0.5}),
     "label_smoothing": Case(),
     "last_layer": Case(),
     "layerwise_lr_decay": Case(),
     "linear_decay": Case(),
+    "mse": Case(),
+    "multi_task": Case({"tasks": {"other": {"train": OTHER_TASK}}}),
     "multistep_decay": Case({"milestones": [1]}),
     "predict_only": Case(),
     "sequential_unfreezing": Case({"n": 1, "k": 2}),

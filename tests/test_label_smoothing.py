@@ -6,7 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+from torch.utils.data import DataLoader
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    default_data_collator,
+)
 
 import tiny
 from finetricks import InputError
@@ -94,3 +102,28 @@ def test_it_owns_the_loss_of_a_session() -> None:
     assert session.loss(batch).item() == pytest.approx(
         F.cross_entropy(logits, batch["labels"], label_smoothing=0.3).item(), rel=1e-6
     )
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_several_labels_are_smoothed_in_a_session_with_class_weights(labels: int) -> None:
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        num_labels=labels,
+        problem_type="multi_label_classification",
+    )
+    weights = [1.0, 2.0, 0.5][:labels]
+    rows = [{**row, "labels": [float(row["labels"] == label) for label in range(labels)]} for row in tiny.rows()]
+    loader = DataLoader(rows, batch_size=4, collate_fn=default_data_collator)
+    trick = LabelSmoothing(smoothing=0.2, class_weights=weights)
+    session = tiny.recipe(trick).bind(BertForSequenceClassification(config), loader)
+    batch = next(session.batches())
+    p = session.model(**batch).logits.sigmoid()
+    target = batch["labels"] * 0.8 + 0.1
+    expected = -(torch.tensor(weights) * (target * p.log() + (1 - target) * (1 - p).log())).mean()
+    assert session.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)

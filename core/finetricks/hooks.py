@@ -89,7 +89,7 @@ class Hooks:
         Gives: the changed data set. Everything drawn at random is drawn from `context.seed`. Rows that it adds have a
             negative `example_id`. Columns that it adds, of one number an example, reach each batch as a tensor [rows]:
             `loss` finds them there, and the model where its forward pass names them.
-        Several: in the recipe's order, each receives what the one before gave.
+        Several: in the recipe's order, each receives what the one before gave; what `bounds_length` comes last.
         """
 
     @hookspec

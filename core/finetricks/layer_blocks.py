@@ -46,14 +46,10 @@ def candidate_blocks(model: nn.Module, *, traced: bool) -> list[tuple[Block, ...
         traced: whether a trace will check the order. Without one, a list of single matrices is not taken for a chain:
             nothing says that its items run one after the other.
     """
-    runs = list(_outermost_runs(base_model(model) or model))
-    if runs:
-        items = [item for run in runs for item in _items(run)]
-        opened = [block for run in runs for block in _open_stages(run)]
-        cuts = [opened] if opened == items else [opened, items]
-        return [_as_blocks(model, cut) for cut in cuts]
-    blocks = _recurrent_blocks(model) or _as_blocks(model, _chain(model, traced))
-    return [blocks] if blocks else []
+    for backbone in (base_model(model), model):
+        if backbone is not None and (found := _candidates_inside(backbone, model, traced)):
+            return found
+    return []
 
 
 def base_model(model: nn.Module) -> nn.Module | None:
@@ -127,6 +123,18 @@ def _is_run(module: nn.Module) -> bool:
     )
 
 
+def _candidates_inside(backbone: nn.Module, model: nn.Module, traced: bool) -> list[tuple[Block, ...]]:
+    """As `candidate_blocks`, of what stands in `backbone`: what stands in a head may repeat as well."""
+    runs = list(_outermost_runs(backbone))
+    if runs:
+        items = [item for run in runs for item in _items(run)]
+        opened = [block for run in runs for block in _open_stages(run)]
+        cuts = [opened] if opened == items else [opened, items]
+        return [_as_blocks(model, cut) for cut in cuts]
+    blocks = _recurrent_blocks(backbone, model) or _as_blocks(model, _chain(backbone, traced))
+    return [blocks] if blocks else []
+
+
 def _outermost_runs(module: nn.Module) -> Iterator[nn.Module]:
     if any(isinstance(child, ParametrizationList) for child in module.children()):
         return  # the parts of a reparametrised weight (`torch.nn.utils.parametrize`) are one matrix
@@ -164,11 +172,12 @@ def _stage_run(item: nn.Module, alike: bool) -> nn.Module | None:
     return None
 
 
-def _recurrent_blocks(model: nn.Module) -> tuple[Block, ...]:
+def _recurrent_blocks(backbone: nn.Module, model: nn.Module) -> tuple[Block, ...]:
     """The layers of each recurrent network in turn."""
+    inside = set(backbone.modules())
     blocks = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.RNNBase):
+        if isinstance(module, nn.RNNBase) and module in inside:
             layers: dict[str, list[nn.Parameter]] = {}
             for key, parameter in module.named_parameters(recurse=False):
                 if layer := _RECURRENT_WEIGHT.search(key):
@@ -177,7 +186,7 @@ def _recurrent_blocks(model: nn.Module) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _chain(model: nn.Module, traced: bool) -> list[nn.Module]:
+def _chain(backbone: nn.Module, traced: bool) -> list[nn.Module]:
     """The items of the container that holds most of them, such as the linear layers of an MLP.
 
     Embedding tables are no such items, and norms belong with the item before them.
@@ -189,7 +198,7 @@ def _chain(model: nn.Module, traced: bool) -> list[nn.Module]:
             for item in _items(module)
             if any(map(_is_matrix, item.parameters())) and not isinstance(item, _EMBEDDING_TABLES)
         ]
-        for module in model.modules()
+        for module in backbone.modules()
         if isinstance(module, kinds)
     ]
     longest = max(chains, key=len, default=[])

@@ -159,7 +159,9 @@ class Stack:
 
     def data(self, dataset: datasets.Dataset, split: str, seed: int, **context: Any) -> datasets.Dataset:
         """Pass a split through the tricks. `seed` is the data stream's, `context` fills a `Context`."""
-        for name, call in self._calls("data"):
+        # What bounds the length comes last: what others add must be bounded too.
+        bounding = {name: trick.bounds_length for name, trick in self.tricks}
+        for name, call in sorted(self._calls("data"), key=lambda found: bounding[found[0]]):
             about = Context(seed=child(seed, "data", name, split), **context)
             with seeded(about.seed):
                 changed = call(dataset=dataset, split=split, context=about)

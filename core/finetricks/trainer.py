@@ -110,9 +110,9 @@ class TrickMixin(Trainer):
         if dataset is None or not stack.implementing("data"):
             return dataset
         if isinstance(dataset, Mapping):
-            return {
-                name: stack.data(part, split, self.streams.data, **self._context()) for name, part in dataset.items()
-            }
+            return {name: self._changed(stack, part, split) for name, part in dataset.items()}
+        if isinstance(dataset, datasets.Dataset) and "example_id" not in dataset.column_names:
+            dataset = dataset.add_column("example_id", list(range(len(dataset))))  # which tricks are promised
         return stack.data(dataset, split, self.streams.data, **self._context())
 
     def _built(self, model: Any) -> Any:
@@ -125,7 +125,11 @@ class TrickMixin(Trainer):
                 f"{', '.join(self.recipe.stack().deciders)} decides on a slice held out of train, and "
                 "an iterable data set cannot be parted; give one with a length"
             )
-        drawn = set(draw_rows(None, len(dataset), self._share(len(dataset)), child(self.streams.data, "held out")))
+        own = list(range(len(dataset)))
+        if isinstance(dataset, datasets.Dataset) and "example_id" in dataset.column_names:
+            own = [row for row, number in enumerate(dataset["example_id"][:]) if number >= 0]  # the others were added
+        places = draw_rows(None, len(own), self._share(len(own)), child(self.streams.data, "held out"))
+        drawn = {own[place] for place in places}
         kept = [row for row in range(len(dataset)) if row not in drawn]
         return _rows(dataset, kept), _rows(dataset, sorted(drawn))
 
@@ -350,7 +354,9 @@ class TrickMixin(Trainer):
 
 def _added(given: Any, changed: Any) -> tuple[str, ...]:
     """The columns of numbers that tricks added to the user's data set, where it is one of `datasets`."""
-    return added_columns(given, changed) if isinstance(given, datasets.Dataset) else ()
+    if not isinstance(given, datasets.Dataset):
+        return ()
+    return tuple(name for name in added_columns(given, changed) if name != "example_id")
 
 
 def _rows(dataset: Any, rows: list[int]) -> Any:

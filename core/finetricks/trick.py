@@ -34,6 +34,10 @@ class Trick(BaseModel):
     bounds_length: ClassVar[bool] = False
     trains_nothing: ClassVar[bool] = False
 
+    def __hash__(self) -> int:
+        # By its values as text: a field may hold a list or a mapping, and pluggy keeps plugins in sets.
+        return hash((type(self), self.model_dump_json()))
+
     @property
     def decides(self) -> bool:
         """Whether a trick that implements `evaluated` does decide, at its values; a slice of train is then held out."""

@@ -45,6 +45,8 @@ class L2SP(Trick):
 
     @hookimpl
     def regularize(self, model: nn.Module, step: Step) -> Tensor | None:
+        if self.alpha == 0 and self.beta == 0:
+            return None
         pulled = dict(in_layers(self.layers, model, step.layers))
         start = step.state_of(self)
         if self.alpha and not start:  # the first step; frozen weights as well, for they may thaw
