@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from finetricks.errors import LayersError
+from finetricks.errors import InputError, LayersError
 from finetricks.layers import Layers, find_layers
 
 ROWS, LENGTH, VOCABULARY, CLASSES = 4, 6, 40, 3
@@ -1030,3 +1030,36 @@ def test_unknown_names_are_answered_with_the_nearest(layers: Layers) -> None:
 
 def test_layers_survive_pickling(layers: Layers) -> None:
     assert pickle.loads(pickle.dumps(layers)) == layers
+
+
+class InParts(nn.Module):
+    """Runs its blocks on one row at a time, as on the parts of a long text; refuses rows that begin with 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, 8)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)) for _ in range(2))
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        if (input_ids[:, 0] == 0).any():
+            raise InputError("the first token may not be 0")
+        pooled = []
+        for row in self.embed(input_ids):
+            states = row
+            for block in self.blocks:
+                states = block(states)
+            pooled.append(self.dropout(states).mean(0))
+        return self.head(torch.stack(pooled))
+
+
+def test_what_follows_the_last_block_is_the_head_also_where_the_blocks_run_again() -> None:
+    layers = find_layers(InParts(), torch.ones(3, 5, dtype=torch.long))
+    assert layers.modules["dropout"] == {"head"}
+    assert layers.parameters["head"] == ("head.weight", "head.bias")
+
+
+def test_what_a_model_says_of_its_input_is_not_advice_on_layers() -> None:
+    with pytest.raises(InputError, match=r"^the first token may not be 0$"):
+        find_layers(InParts(), torch.zeros(3, 5, dtype=torch.long))

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import Node, get_gradient_edge
 
-from finetricks.errors import LayersError, Problem
+from finetricks.errors import InputError, LayersError, Problem
 from finetricks.layer_blocks import EMBEDDINGS, Block, parameterless_leaves
 from finetricks.layer_pass import ROWS, default_forward, first_rows, tensors, undisturbed
 
@@ -64,6 +64,8 @@ def trace(model: nn.Module, batch: Any, blocks: Sequence[Block], forward: Forwar
     with undisturbed(model), recorder.watching(model):
         try:
             output = (forward or default_forward)(model, rows)
+        except InputError:
+            raise  # the model says itself what is wrong with its input
         except Exception as error:
             raise LayersError(
                 f"the forward pass on {ROWS} rows of the batch that finds the model's layers failed with "
@@ -186,7 +188,8 @@ def _leaf_depths(recorder: _Recorder, walk: _Walk, head: int) -> dict[nn.Module,
     """The depths at which each leaf was called.
 
     Before the first block that is the embeddings, after the last the head. Between two blocks the leaf belongs with
-    what computed its input: T5 calls the dropout of the decoder on the decoder's embeddings, after the encoder.
+    what computed its input: T5 calls the dropout of the decoder on the decoder's embeddings, after the encoder. What
+    follows the last block is the head, also where the blocks then run once more (on another part of a long text).
     """
     first_call = next(i for i, event in enumerate(recorder.events) if event.kind == "enter")
     last_return = max(i for i, event in enumerate(recorder.events) if event.kind == "leave")
@@ -194,6 +197,7 @@ def _leaf_depths(recorder: _Recorder, walk: _Walk, head: int) -> dict[nn.Module,
     for i, event in enumerate(recorder.events):
         if event.kind == "leaf":
             between = max(map(walk.deepest, event.nodes), default=EMBEDDINGS)
+            between = head if between == head - 1 else between
             depth = EMBEDDINGS if i < first_call else head if i > last_return else between
             depths.setdefault(event.module, set()).add(depth)
     return {leaf: frozenset(each) for leaf, each in depths.items()}
