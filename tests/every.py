@@ -38,7 +38,8 @@ ROWS = 22
 def _other_task() -> str:
     """A file with another task's rows: three classes, words of the same vocabulary."""
     path = Path(tempfile.mkdtemp(prefix="finetricks-tests-")) / "other.csv"
-    path.write_text("text,label\n" + "".join(f"w{row} w{row + 9} w{row + 18},{row % 3}\n" for row in range(9)))
+    rows = (f"w{row} w{row + 9},w{row + 18},{row % 3}\n" for row in range(9))
+    path.write_text("text,second,label\n" + "".join(rows))
     atexit.register(shutil.rmtree, path.parent)
     return str(path)
 
@@ -52,24 +53,29 @@ class Case:
 
     Attributes:
         values: at which it acts.
+        values_with_pairs: the same where the texts come in pairs, if others.
         models: on which it can act, the first choice first.
         pairs: it needs texts in pairs.
         long: it needs texts that are longer than the model's length.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
+    values_with_pairs: dict[str, Any] | None = None
     models: tuple[str, ...] = ("bert",)
     pairs: bool = False
     long: bool = False
 
 
 CASES: dict[str, Case] = {
+    "activation": Case({"to": "prelu"}),
     "auxiliary_lm": Case({"gamma": 0.5}),
+    "bi_attention": Case(pairs=True),
     "chain_thaw": Case(),
     "constant": Case({"factor": 0.5, "total_iters": 1}),
     "cosine_restarts": Case(),
     "cross_entropy": Case({"class_weights": [1, 2, 4]}),
     "discriminative_lr": Case(),
+    "dropout": Case({"p": 0.4}),
     "early_stopping": Case({"patience": 1}),
     "exponential_decay": Case(),
     "few_shot": Case({"fraction": 0.6}),
@@ -78,6 +84,7 @@ CASES: dict[str, Case] = {
     "glorot_normal": Case(),
     "gradual_unfreezing": Case(),
     "head_tail": Case(long=True),
+    "hierarchical": Case({"combine": "self_attention", "fractions_at_once": 3}, long=True),
     "l1": Case({"strength": 0.1}),
     "l2": Case({"strength": 0.5}),
     "l2_sp": Case({"alpha": 0.5}),
@@ -86,7 +93,10 @@ CASES: dict[str, Case] = {
     "layerwise_lr_decay": Case(),
     "linear_decay": Case(),
     "mse": Case(),
-    "multi_task": Case({"tasks": {"other": {"train": OTHER_TASK}}}),
+    "multi_task": Case(
+        {"tasks": {"other": {"train": OTHER_TASK}}},
+        {"tasks": {"other": {"train": OTHER_TASK, "text": ["text", "second"]}}},
+    ),
     "multistep_decay": Case({"milestones": [1]}),
     "predict_only": Case(),
     "sequential_unfreezing": Case({"n": 1, "k": 2}),
@@ -101,8 +111,15 @@ MODELS: dict[str, Callable[..., nn.Module]] = {"bert": partial(tiny.bert, blocks
 
 
 def recipe(*names: str, **training: Any) -> Recipe:
-    tricks = [{name: CASES[name].values} for name in names]
+    tricks = [{name: values_of(name, *names)} for name in names]
     return Recipe(tricks=tricks, training={"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "seed": 3} | training)
+
+
+def values_of(name: str, *others: str) -> dict[str, Any]:
+    """The values at which the trick `name` acts beside others."""
+    case = CASES[name]
+    with_pairs = any(CASES[other].pairs for other in others)
+    return case.values if not with_pairs or case.values_with_pairs is None else case.values_with_pairs
 
 
 def model_for(*names: str, seed: int = 0) -> nn.Module:

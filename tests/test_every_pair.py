@@ -7,14 +7,14 @@ import itertools
 import pytest
 import torch
 
-from every import CASES, bound, recipe, train
+from every import CASES, bound, recipe, train, values_of
 from finetricks import RecipeError, installed
 from finetricks.stack import conflicts
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.combinations(sorted(CASES), 2)))
 def test_it_trains_or_is_refused_with_a_reason(one: str, other: str) -> None:
-    pair = [(name, installed().get(name)(**CASES[name].values)) for name in (one, other)]
+    pair = [(name, installed().get(name)(**values_of(name, one, other))) for name in (one, other)]
     if problems := conflicts(pair):
         assert all(len(str(problem)) > 40 for problem in problems)
         with pytest.raises(RecipeError):

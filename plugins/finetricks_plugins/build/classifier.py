@@ -9,12 +9,19 @@ fill with a module of its own:
 A slot is filled with a factory, called with the width of what comes from the left; its module says by `width` what it
 gives. Whichever slot is filled, the chain is assembled anew, each part drawn from its own trick's stream: the order of
 the tricks in a recipe changes nothing.
+
+For the same reason nothing is lost that tricks did to the model whose place the classifier takes. Its dropout and its
+output layer are that model's own modules, with the hooks that stand on them. Modules that tricks put beside the old
+head stay if they say `carried = True`; such a module may have the methods `join(classifier)`, to find a place of its
+own instead of its old name, and `resize(width)`, to be told the width of what the output layer reads.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -24,7 +31,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finetricks import Context, InputError, TrickConflict
 from finetricks.streams import child, seeded
-from finetricks_plugins.language_model.objective import is_causal
+from finetricks_plugins.build.arrangement import Arrangement, Inputs, Pooled
+from finetricks_plugins.build.head import head_dropouts, is_carried, output_layer
+from finetricks_plugins.build.pooling import Pooling, first_token, last_token, max_over_tokens
+from finetricks_plugins.language_model.objective import is_causal, reads_both_directions
 
 Slot = Literal["reading", "norm", "task_layers", "arrangement", "pooling", "head"]
 SLOTS: tuple[Slot, ...] = ("reading", "norm", "task_layers", "arrangement", "pooling", "head")
@@ -56,53 +66,6 @@ class Unchanged(nn.Module):
         return values
 
 
-class Arrangement(nn.Module):
-    """How examples become rows of the encoder, and rows one vector an example: here each example is one row.
-
-    `fit` is told the width of the pooled vectors, makes the parts that need it, and gives the width of `vectors`.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-
-    def fit(self, pooled: int) -> int:
-        return pooled
-
-    def rows(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The encoder's inputs, [rows, tokens] each, made of the examples', [examples, tokens] each."""
-        return inputs
-
-    def tokens(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Token states, changed before they are pooled: [rows, tokens, width] to [rows, tokens, `width`]."""
-        return tokens
-
-    def vectors(self, pooled: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """One vector an example of the rows' pooled ones; `inputs` are the examples'."""
-        return pooled
-
-    def states(self, states: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """An encoder layer's states [rows, tokens, width] at the places of the examples' tokens."""
-        return states
-
-
-class FirstToken(Unchanged):
-    """The state of the first real token ([CLS]), with padding on either side: [rows, width]."""
-
-    def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        assert mask is not None
-        return values[torch.arange(len(values), device=values.device), mask.int().argmax(dim=1)]
-
-
-class LastToken(Unchanged):
-    """The state of the last real token, with padding on either side: [rows, width]."""
-
-    def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        assert mask is not None
-        last = mask.shape[1] - 1 - mask.int().flip(1).argmax(dim=1)
-        return values[torch.arange(len(values), device=values.device), last]
-
-
 @dataclass(frozen=True)
 class Filling:
     """What stands in a slot: `make` gives the module, `trick` put it there, `seed` is its stream's."""
@@ -120,6 +83,7 @@ class Classifier(PreTrainedModel):  # type: ignore[misc]  # transformers gives i
 
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
+    arrangement: Arrangement
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -133,13 +97,20 @@ class Classifier(PreTrainedModel):  # type: ignore[misc]  # transformers gives i
         self.num_labels = model.config.num_labels
         self.loss_type = "ForSequenceClassification"
         self.name_or_path = model.name_or_path
+        self._encoder_takes = frozenset(inspect.signature(type(self.encoder).forward).parameters)
         self._fillings: dict[Slot, Filling] = {}
-        self.dropout = nn.Dropout(_head_dropout(model.config))
-        self.output = nn.Linear(1, self.num_labels)
+        for slot in SLOTS:
+            self.add_module(slot, None)  # registered as they are called, whichever is filled first
+        dropouts, output = head_dropouts(model), output_layer(model)
+        self.dropout = dropouts[-1] if dropouts else nn.Identity()
+        self.output = output if output is not None and output.out_features == self.num_labels else self._new_output()
         self._assemble()
+        for name, module in model.named_children():
+            if is_carried(module):
+                self._carry(name, module)
 
     def fill(self, slot: Slot, trick: str, context: Context, make: Callable[[Any], nn.Module]) -> None:
-        """Put a module into a slot.
+        """Put a module into a slot. Where the trick has filled it already, the module stays: it may have been trained.
 
         Args:
             trick: the name of the trick that does.
@@ -148,31 +119,58 @@ class Classifier(PreTrainedModel):  # type: ignore[misc]  # transformers gives i
         Raises:
             TrickConflict: another trick fills the slot.
         """
-        if slot in self._fillings:
+        if slot in self._fillings and self._fillings[slot].trick != trick:
             raise TrickConflict(f"{self._fillings[slot].trick} and {trick} both say what the {slot} is; pick one")
-        self._fillings[slot] = Filling(make, trick, context.seed)
-        self._assemble()
+        if slot not in self._fillings:
+            self._fillings[slot] = Filling(make, trick, context.seed)
+            self._assemble()
+
+    def _carry(self, name: str, module: nn.Module) -> None:
+        """Take over what a trick put beside the head of the model whose place this one takes."""
+        if hasattr(module, "join"):
+            module.join(self)  # type: ignore[operator]
+        else:
+            self.add_module(name, module)
+            self._tell_width(module)
+
+    def _new_output(self) -> nn.Linear:
+        with seeded(0):  # drawn anew as soon as its width is known
+            return nn.Linear(1, self.num_labels).to(self.encoder.device, self.encoder.dtype)
 
     def _assemble(self) -> None:
-        width: Any = _widths(self.config)
+        width: Any = layer_widths(self.config)
         for slot in SLOTS:
             width = self._make(slot, width)
             if slot == "pooling":
                 with seeded(self._seed("arrangement", "fit")):
                     width = self.arrangement.fit(width)
+        for slot in SLOTS:
+            getattr(self, slot).to(self.encoder.device, self.encoder.dtype)
         with seeded(child(0, *sorted(filling.seed for filling in self._fillings.values()))):
             _resize(self.output, width, getattr(self.config, "initializer_range", 0.02))
+        for module in self.children():
+            self._tell_width(module)
 
     def _make(self, slot: Slot, width: Any) -> int:
-        defaults = {"reading": Reading, "arrangement": Arrangement, "pooling": _pooling(self.config)}
-        make = self._fillings[slot].make if slot in self._fillings else defaults.get(slot, Unchanged)
+        defaults = {"reading": Reading, "arrangement": Arrangement, "pooling": self._default_pooling}
+        make: Any = self._fillings[slot].make if slot in self._fillings else defaults.get(slot, Unchanged)
         with seeded(self._seed(slot)):
             module: Any = make(width)
         setattr(self, slot, module)
         return int(module.width)
 
+    def _default_pooling(self, width: int) -> Pooling:
+        """Take the token that has seen all others; with none, as in two directions side by side, the max over all."""
+        if getattr(self.task_layers, "both_directions", False) or reads_both_directions(self.config):
+            return Pooling(width, max_over_tokens)
+        return Pooling(width, last_token if is_causal(self.config) else first_token)
+
     def _seed(self, slot: Slot, *more: str) -> int:
         return child(self._fillings[slot].seed if slot in self._fillings else 0, slot, *more)
+
+    def _tell_width(self, module: nn.Module) -> None:
+        if is_carried(module) and hasattr(module, "resize"):
+            module.resize(self.output.in_features)  # type: ignore[operator]
 
     def forward(
         self,
@@ -188,11 +186,7 @@ class Classifier(PreTrainedModel):  # type: ignore[misc]  # transformers gives i
         inputs = {name: value for name, value in given.items() if value is not None}
         inputs.setdefault("attention_mask", torch.ones_like(input_ids))
         rows = self.arrangement.rows(inputs)
-        encoded = self.encoder(**rows, output_hidden_states=True, return_dict=True)
-        states = (*encoded.hidden_states[:-1], encoded.last_hidden_state)
-        mask = rows["attention_mask"].bool()
-        tokens = self.task_layers(self.norm(self.reading(states, mask), mask), mask)
-        pooled = self.pooling(self.arrangement.tokens(tokens, mask), mask)
+        pooled, states = self.arrangement.pooled(partial(self._pooled, keep_states=bool(output_hidden_states)), rows)
         vectors = self.head(self.arrangement.vectors(pooled, inputs))
         logits = self.output(self.dropout(vectors))
         loss = None
@@ -201,16 +195,24 @@ class Classifier(PreTrainedModel):  # type: ignore[misc]  # transformers gives i
         at_tokens = tuple(self.arrangement.states(each, inputs) for each in states) if output_hidden_states else None
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=at_tokens)
 
+    def _pooled(self, rows: Inputs, keep_states: bool) -> Pooled:
+        taken = {name: value for name, value in rows.items() if name in self._encoder_takes}
+        encoded = self.encoder(**taken, output_hidden_states=True, return_dict=True)
+        states = (*encoded.hidden_states[:-1], encoded.last_hidden_state)
+        mask = rows["attention_mask"].bool()
+        tokens = self.task_layers(self.norm(self.reading(states, mask), mask), mask)
+        return self.pooling(self.arrangement.tokens(tokens, mask), mask), states if keep_states else ()
+
 
 def classifier_of(model: nn.Module, trick: str) -> Classifier:
-    """`model` itself where it is a `Classifier`, else one with its encoder and configuration.
+    """`model` itself where it is a `Classifier`, else one that takes its place: made of its encoder, and its parts.
 
     Raises:
         InputError: it is no transformers model of text with an encoder inside.
     """
     if isinstance(model, Classifier):
         return model
-    if not isinstance(model, PreTrainedModel) or model.base_model is model or model.get_input_embeddings() is None:
+    if not is_text_classifier(model):
         raise InputError(
             f"{trick} reads the states of a transformers model of text with a classification head; "
             f"{type(model).__name__} is none"
@@ -218,11 +220,18 @@ def classifier_of(model: nn.Module, trick: str) -> Classifier:
     return Classifier(model)
 
 
-def _pooling(config: Any) -> type[Unchanged]:
-    return LastToken if is_causal(config) else FirstToken
+def is_text_classifier(model: nn.Module) -> bool:
+    """Whether `model` is a transformers model that classifies texts, with an encoder inside."""
+    if not isinstance(model, PreTrainedModel) or model.base_model is model:
+        return False
+    try:
+        embeddings = model.get_input_embeddings()
+    except NotImplementedError:
+        return False
+    return isinstance(embeddings, nn.Embedding) and model.loss_type in (None, "ForSequenceClassification")
 
 
-def _widths(config: Any) -> tuple[int, ...]:
+def layer_widths(config: Any) -> tuple[int, ...]:
     """The width of each layer's states, the embeddings' output first."""
     if (widths := getattr(config, "layer_widths", None)) is not None:
         return tuple(int(width) for width in widths)
@@ -230,16 +239,9 @@ def _widths(config: Any) -> tuple[int, ...]:
     return (int(text.hidden_size),) * (int(text.num_hidden_layers) + 1)
 
 
-def _head_dropout(config: Any) -> float:
-    """The probability with which the model's own head drops its input, by the name it has there."""
-    for name in ("classifier_dropout", "seq_classif_dropout", "summary_last_dropout", "hidden_dropout_prob"):
-        if isinstance(value := getattr(config, name, None), float):
-            return value
-    return 0.0
-
-
 def _resize(linear: nn.Linear, width: int, std: float) -> None:
     """Give an output layer a new input width, drawn anew; the module stays, for others may stand around it."""
+    like = linear.weight
     linear.in_features = width
-    linear.weight = nn.Parameter(torch.empty(linear.out_features, width).normal_(std=std))
-    linear.bias = nn.Parameter(torch.zeros(linear.out_features))
+    linear.weight = nn.Parameter(torch.empty(linear.out_features, width).normal_(std=std).to(like))
+    linear.bias = nn.Parameter(torch.zeros(linear.out_features).to(like))
