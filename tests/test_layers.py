@@ -1063,3 +1063,41 @@ def test_what_follows_the_last_block_is_the_head_also_where_the_blocks_run_again
 def test_what_a_model_says_of_its_input_is_not_advice_on_layers() -> None:
     with pytest.raises(InputError, match=r"^the first token may not be 0$"):
         find_layers(InParts(), torch.zeros(3, 5, dtype=torch.long))
+
+
+class RecurrentBody(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, 8)
+        self.lstm = nn.LSTM(8, 8, num_layers=2, batch_first=True)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.lstm(self.embed(input_ids))[0]
+
+
+class HeadThatRepeats(nn.Module):
+    """Its head has layers of the kind that its body consists of, and others that look like blocks: wider, and more."""
+
+    base_model_prefix = "body"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = RecurrentBody()
+        self.recurrent = nn.LSTM(8, 32, num_layers=3, batch_first=True)
+        self.linear = nn.Sequential(*(nn.Linear(32, 32) for _ in range(6)))
+        self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(32, 64), nn.Linear(64, 32)) for _ in range(6)))
+        self.classifier = nn.Linear(32, CLASSES)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        states, _ = self.recurrent(self.body(input_ids))
+        return self.classifier(self.blocks(self.linear(states)).mean(1))
+
+
+@pytest.mark.parametrize("batch", [torch.ones(3, 5, dtype=torch.long), None], ids=["traced", "by registration"])
+def test_blocks_are_looked_for_in_the_backbone_first(batch: Tensor | None) -> None:
+    layers = find_layers(HeadThatRepeats(), batch)
+    assert layers.names == ("embeddings", "block.0", "block.1", "head")
+    assert set(layers.parameters["block.1"]) == {
+        f"body.lstm.{kind}_l1" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    }
+    assert not any(name.startswith("body.") for name in layers.parameters["head"])

@@ -203,7 +203,17 @@ class Session:
             return inside_forward(self.model, model or self.model, self._whole_loss, batch)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradient of `loss`, divided by the micro-batches that the optimizer step really holds."""
+        """Add the gradient of `loss`, divided by the micro-batches that the optimizer step really holds.
+
+        Raises:
+            FinetricksError: the loss depends on nothing that is trained at this step.
+        """
+        if not loss.requires_grad:
+            trained = [name for name in self.layers.names if name not in self.plan.stage_at(self.global_step).frozen]
+            raise FinetricksError(
+                f"the loss of step {self.global_step} depends on nothing that is trained then ({', '.join(trained)}): "
+                "the model's output does not read it"
+            )
         (loss / self._window()).backward()
 
     def step(self) -> bool:

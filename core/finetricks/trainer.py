@@ -67,8 +67,9 @@ class TrickMixin(Trainer):
         args = keywords.get("args", positional[1] if len(positional) > 1 else None)
         if isinstance(args, TrainingArguments):
             check_arguments(stack, args)
-            if stack.implementing("freeze") and args.ddp_find_unused_parameters is None:
-                args.ddp_find_unused_parameters = True  # rule 9; the default flips under gradient checkpointing
+            if stack.implementing("freeze", "build") and args.ddp_find_unused_parameters is None:
+                # Rule 9, and what tricks build may leave weights unread. The default flips under gradient checkpointing.
+                args.ddp_find_unused_parameters = True
         super().__init__(*positional, **keywords)
         if not isinstance(args, TrainingArguments):
             check_arguments(stack, self.args)

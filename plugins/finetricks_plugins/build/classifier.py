@@ -83,10 +83,11 @@ class Classifier(PreTrainedModel):  # type: ignore[misc]  # transformers gives i
 
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
-    arrangement: Arrangement
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+
+    arrangement: Arrangement
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model.config)
