@@ -49,6 +49,7 @@ class Context:
         max_length: tokens of an example that the model will see, special tokens included; or `None`.
         text_columns: the data set's text columns, one or two.
         explicit_layers: the layers as the user gives them; `None` where they are found.
+        labels: names of the classes or labels, in the order of the model's outputs; none where they are unknown.
         metrics: names of the metrics that the task is scored by, the customary one first; none where they are unknown.
         fresh: in `init`, the names of the parameters that no checkpoint supplied: a new head, and what `build` added.
         batches: in `init`, gives the training batches each time it is called, unshuffled where the order is ours.
@@ -59,6 +60,7 @@ class Context:
     max_length: int | None = None
     text_columns: tuple[str, ...] = ("text",)
     explicit_layers: Mapping[str, Sequence[str]] | None = None
+    labels: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     fresh: frozenset[str] = frozenset()
     batches: Callable[[], Iterable[Any]] | None = None

@@ -122,6 +122,7 @@ def about(recipe: Recipe, task: Task) -> dict[str, Any]:
         "max_length": task.max_length,
         "text_columns": task.text_columns,
         "explicit_layers": recipe.layers,
+        "labels": task.labels,
         "metrics": METRICS[task.kind],
     }
 

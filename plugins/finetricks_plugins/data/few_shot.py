@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from finetricks import Choice, InputError, Trick, hookimpl
+from finetricks import Choice, Context, InputError, Trick, hookimpl
 from finetricks.streams import child
 from finetricks.tasks.splits import draw_rows
 
@@ -61,7 +61,7 @@ class FewShot(Trick):
         return self
 
     @hookimpl
-    def data(self, dataset: datasets.Dataset, split: str) -> datasets.Dataset:
+    def data(self, dataset: datasets.Dataset, split: str, context: Context) -> datasets.Dataset:
         if split != "train" or self.fraction == 1:
             return dataset
         columns = getattr(dataset, "column_names", ())
@@ -75,7 +75,7 @@ class FewShot(Trick):
         own = [row for row, number in enumerate(ids) if number >= 0]
         values = dataset[column][:]
         labels = [values[row] for row in own]
-        names = getattr(dataset.features[column], "names", None)  # of a ClassLabel
+        names = context.labels or getattr(dataset.features[column], "names", None)  # of a ClassLabel
         drawn = self._k_of_each(labels, names) if self.fraction is None else self._share_of(labels, self.fraction)
         chosen = {own[row] for row in drawn}
         return dataset.select([row for row, number in enumerate(ids) if number < 0 or row in chosen])
