@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from transformers import default_data_collator
 
 import tiny
-from finetricks import InputError, TrickTrainer, run
+from finetricks import Context, InputError, TrickTrainer, run
 from finetricks.runner import splits_of, task_of
 from finetricks_plugins.data.few_shot import FewShot, draw_of_each
 from test_run import recipe_in
@@ -20,7 +20,7 @@ def train_set(labels: list[Any], **columns: Any) -> datasets.Dataset:
 
 
 def kept(trick: FewShot, dataset: datasets.Dataset, split: str = "train") -> list[int]:
-    return trick.data(dataset, split)["example_id"][:]
+    return trick.data(dataset, split, Context(seed=0))["example_id"][:]
 
 
 def test_k_of_each_class_and_fewer_are_part_of_more() -> None:
@@ -34,14 +34,14 @@ def test_k_of_each_class_and_fewer_are_part_of_more() -> None:
 
 def test_a_fraction_keeps_the_shares_and_every_class() -> None:
     dataset = train_set([0] * 50 + [1] * 49 + [2])
-    labels = FewShot(fraction=0.1).data(dataset, "train")["labels"][:]
+    labels = FewShot(fraction=0.1).data(dataset, "train", Context(seed=0))["labels"][:]
     assert sorted(labels) == [0] * 5 + [1] * 4 + [2]
 
 
 def test_only_train_changes() -> None:
     dataset = train_set([0, 1] * 10)
     for split in ("valid", "test", "held_out", "predict"):
-        assert FewShot(k=2).data(dataset, split) is dataset
+        assert FewShot(k=2).data(dataset, split, Context(seed=0)) is dataset
     assert len(kept(FewShot(k=2), dataset)) == 4
 
 
@@ -64,13 +64,13 @@ def test_rows_that_other_tricks_added_stay_and_shift_nothing() -> None:
 def test_the_users_own_data_sets() -> None:
     features = datasets.Features({"label": datasets.ClassLabel(names=["bird", "fish"])})
     dataset = datasets.Dataset.from_dict({"label": [0, 1, 0, 1, 0]}, features=features)
-    assert FewShot(k=2).data(dataset, "train")["label"][:].count(1) == 2
+    assert FewShot(k=2).data(dataset, "train", Context(seed=0))["label"][:].count(1) == 2
     with pytest.raises(InputError, match="3 examples of each class asked for, the class 'fish' of train has 2"):
-        FewShot(k=3).data(dataset, "train")
+        FewShot(k=3).data(dataset, "train", Context(seed=0))
     with pytest.raises(InputError, match=r"a column `labels` or `label`; train is a list$"):
-        FewShot().data([1, 2], "train")
+        FewShot().data([1, 2], "train", Context(seed=0))
     with pytest.raises(InputError, match=r"train is a Dataset with target"):
-        FewShot().data(dataset.rename_column("label", "target"), "train")
+        FewShot().data(dataset.rename_column("label", "target"), "train", Context(seed=0))
 
 
 def test_too_small_a_fraction_is_refused() -> None:

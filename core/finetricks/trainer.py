@@ -68,7 +68,7 @@ class TrickMixin(Trainer):
         if isinstance(args, TrainingArguments):
             check_arguments(stack, args)
             if stack.implementing("freeze", "build") and args.ddp_find_unused_parameters is None:
-                # Rule 9, and what tricks build may leave weights unread. The default flips under gradient checkpointing.
+                # Rule 9; and what tricks build may leave weights unread. The default flips under checkpointing.
                 args.ddp_find_unused_parameters = True
         super().__init__(*positional, **keywords)
         if not isinstance(args, TrainingArguments):
