@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -116,6 +117,13 @@ def test_the_summary_holds_a_row_a_level_with_its_verdict() -> None:
     assert given["seconds"] == 400.0
 
 
+def test_the_summary_says_what_the_design_estimates_and_cannot_see() -> None:
+    design = json.loads(json.dumps(summary().to_dict()))["design"]
+    assert design["name"] == design["label"] == "ablation"
+    assert design["estimand"] == "added to the baseline"
+    assert (design["configurations"], design["left_out"], design["aliases"]) == (4, 1, {})
+
+
 def test_the_answer_is_a_sentence() -> None:
     answer = summary().answer
     assert answer.startswith("stlr (+0.05")
@@ -214,6 +222,24 @@ def test_the_report_tells_what_a_team_asks() -> None:
         "finetricks 0.1.0",
     ):
         assert expected in text
+
+
+def test_aliases_and_generators_of_a_design_stand_in_the_report() -> None:
+    levels = {"a": "off", "b": "off", HOSTILE: "off"}
+    on = [(), ("a", "b"), ("a", HOSTILE), ("b", HOSTILE)]
+    configurations = {" + ".join(names) or "baseline": levels | {name: name for name in names} for names in on}
+    given = replace(
+        manifest(list(configurations), 2, design={"fractional_factorial": {"resolution": 3}}),
+        configurations=configurations,
+    )
+    cells = [trial(name, seed, 0.8 + 0.01 * seed) for name in configurations for seed in range(2)]
+    found = summary_of(given, cells)
+    page = Page(render(found))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert f"{HOSTILE} = -a x b" in page.text
+    assert f"-1 b x {HOSTILE}" in page.text
+    assert "fractional_factorial(resolution=3): 4 configurations a seed, resolution 3." in page.text
+    assert found.rows[0].estimand == "averaged over the other factors, on and off (4 configurations)"
 
 
 def test_labels_and_errors_cannot_inject_anything() -> None:

@@ -117,7 +117,7 @@ def hash_of_model(name: str) -> str:
 
 def cells_of(study: Study, keys: Keys) -> list[Cell]:
     """The cells of a study, seed by seed over all configurations: after each seed the comparison is balanced."""
-    base = _with_threads(study.recipe, study.threads)
+    base = with_training(study.recipe, threads=study.threads)  # sums over more threads round differently
     cells = []
     for seed in study.settings.seeds:
         for configuration in study.configurations:
@@ -126,12 +126,12 @@ def cells_of(study: Study, keys: Keys) -> list[Cell]:
     return cells
 
 
-def _with_threads(recipe: Recipe, threads: int) -> Recipe:
-    # Sums over more threads round differently.
+def with_training(recipe: Recipe, **settings: Any) -> Recipe:
+    """The recipe with other settings of training."""
     return Recipe(
         model=recipe.model,
         data=recipe.data,
-        training=recipe.training.model_copy(update={"threads": threads}),
+        training=recipe.training.model_copy(update=settings),
         tricks=[trick for _, trick in recipe.tricks],
         layers=recipe.layers,
         catalog=recipe.catalog,

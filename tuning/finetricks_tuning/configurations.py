@@ -61,11 +61,17 @@ class LeftOut:
 
 
 def without_conflicts(
-    configurations: Iterable[Configuration], base: Sequence[Named]
+    configurations: Iterable[Configuration], base: Sequence[Named], *, enough: int | None = None
 ) -> tuple[tuple[Configuration, ...], tuple[LeftOut, ...]]:
-    """Part the configurations whose tricks can stand beside those of `base` from those whose cannot."""
-    kept, left_out = [], []
+    """Part the configurations whose tricks can stand beside those of `base` from those whose cannot.
+
+    Of the configurations no more are looked at when `enough` of them can stand.
+    """
+    kept: list[Configuration] = []
+    left_out: list[LeftOut] = []
     for configuration in configurations:
+        if len(kept) == enough:
+            break
         if problems := conflicts((*base, *configuration.tricks)):
             left_out.append(LeftOut(configuration.name, "; ".join(str(problem) for problem in problems)))
         else:

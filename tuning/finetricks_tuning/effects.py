@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from finetricks_tuning.contrasts import Contrast, ContrastsOf, Levels, against_baseline, paired
 from finetricks_tuning.statistics import BlockModel, Weights, holm
 
 HELPS, HURTS, UNDECIDED, NO_VERDICT = "helps", "hurts", "undecided", "no verdict"
-Levels = Mapping[str, str]
-"""The label of each factor's level: a configuration in canonical form."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,7 @@ class Contest:
         values: the metric of each finished cell, by (configuration, seed).
         lost: by configuration, how many cells failed or diverged.
         greater_is_better: of the metric.
+        contrasts: the design's: what the effect of a level is computed from.
     """
 
     levels: Mapping[str, Levels]
@@ -58,52 +58,23 @@ class Contest:
     lost: Mapping[str, int]
     greater_is_better: bool
     alpha: float
-
-    @property
-    def baseline(self) -> str:
-        return next(iter(self.levels))
-
-
-Pair = tuple[str, str]
-"""Two configurations that differ in one level: with it, and with that factor off."""
+    contrasts: ContrastsOf = paired
 
 
 def level_effects(contest: Contest) -> list[Effect]:
-    """The effect of each level of each factor, over all combinations of the others that were run with and without it.
-
-    In an ablation that is the level added to the baseline, in a factorial its main effect.
-    """
-    off = contest.levels[contest.baseline]
-    by_levels = {tuple(levels.items()): name for name, levels in contest.levels.items()}
-    rows: dict[str, tuple[str, list[Pair]]] = {}
-    for factor in off:
-        labels = dict.fromkeys(levels[factor] for levels in contest.levels.values())
-        for label in (label for label in labels if label != off[factor]):
-            pairs = [
-                (name, twin)
-                for name, levels in contest.levels.items()
-                if levels[factor] == label
-                and (twin := by_levels.get(tuple({**levels, factor: off[factor]}.items()))) is not None
-            ]
-            rows[label] = (_estimand(pairs, contest.baseline), pairs)
-    return _judged(contest, rows)
+    """The effect of each level of each factor, as the design estimates it."""
+    return _judged(contest, contest.contrasts)
 
 
 def configuration_effects(contest: Contest) -> list[Effect]:
     """The difference of each configuration to the baseline."""
-    others = [name for name in contest.levels if name != contest.baseline]
-    return _judged(contest, {name: ("against the baseline", [(name, contest.baseline)]) for name in others})
+    return _judged(contest, against_baseline)
 
 
-def _estimand(pairs: Sequence[Pair], baseline: str) -> str:
-    if [twin for _, twin in pairs] == [baseline]:
-        return "added to the baseline"
-    return f"averaged over {len(pairs)} settings of the other factors"
-
-
-def _judged(contest: Contest, rows: Mapping[str, tuple[str, list[Pair]]]) -> list[Effect]:
+def _judged(contest: Contest, contrasts_of: ContrastsOf) -> list[Effect]:
     model = BlockModel(contest.values, contest.alpha)
-    effects = [_effect(contest, model, name, estimand, pairs) for name, (estimand, pairs) in rows.items()]
+    there = {configuration for configuration, _ in contest.values}
+    effects = [_effect(contest, model, contrast) for contrast in contrasts_of(contest.levels, there)]
     tested = [index for index, effect in enumerate(effects) if effect.p is not None]
     adjusted = holm([effects[index].p or 0.0 for index in tested])
     for index, p in zip(tested, adjusted, strict=True):
@@ -111,35 +82,28 @@ def _judged(contest: Contest, rows: Mapping[str, tuple[str, list[Pair]]]) -> lis
     return effects
 
 
-def _effect(contest: Contest, model: BlockModel, name: str, estimand: str, pairs: list[Pair]) -> Effect:
-    there = {configuration for configuration, _ in contest.values}
-    run = [pair for pair in pairs if set(pair) <= there]
-    lost = sum(contest.lost.get(with_it, 0) for with_it, _ in pairs)
-    if not run:
-        return Effect(
-            name, estimand, lost=lost, note="no cell of it finished" if pairs else "never run beside its twin"
-        )
-    notes = []
-    if len(run) < len(pairs):
-        notes.append(f"{len(pairs) - len(run)} of {len(pairs)} settings have no finished cell and are not in it")
+def _effect(contest: Contest, model: BlockModel, contrast: Contrast) -> Effect:
+    lost = sum(contest.lost.get(name, 0) for name in contrast.treated)
+    nothing = Effect(contrast.name, contrast.estimand, lost=lost, note=contrast.note)
+    if not contrast.weights:
+        return nothing
+    notes = [contrast.note] if contrast.note else []
     if lost:
         notes.append(f"{lost} failed or diverged {'cell is' if lost == 1 else 'cells are'} not in the estimate")
-    differences = _differences(contest.values, run)
-    estimate = model.contrast(_weights(run))
+    estimate = model.contrast(contrast.weights)
     if estimate is None:
-        return Effect(name, estimand, lost=lost, note="; ".join([*notes, "the finished cells do not determine it"]))
+        return replace(nothing, note="; ".join([*notes, "the finished cells do not determine it"]))
     if model.deviation is None:
         notes.append(_why_no_interval(contest, model))
-    return Effect(
-        name,
-        estimand,
-        estimate.value,
-        estimate.standard_error,
-        estimate.interval,
-        estimate.p,
+    differences = _differences(contest.values, contrast.weights)
+    return replace(
+        nothing,
+        estimate=estimate.value,
+        standard_error=estimate.standard_error,
+        ci=estimate.interval,
+        p=estimate.p,
         seeds=len(differences),
         differences=differences,
-        lost=lost,
         note="; ".join(notes),
     )
 
@@ -152,19 +116,11 @@ def _why_no_interval(contest: Contest, model: BlockModel) -> str:
     return "the differences do not vary at all from seed to seed: nothing to judge chance by"
 
 
-def _weights(pairs: Sequence[Pair]) -> Weights:
-    weights: dict[str, float] = {}
-    for with_it, without in pairs:
-        weights[with_it] = weights.get(with_it, 0.0) + 1 / len(pairs)
-        weights[without] = weights.get(without, 0.0) - 1 / len(pairs)
-    return weights
-
-
-def _differences(values: Mapping[tuple[str, int], float], pairs: Sequence[Pair]) -> dict[int, float]:
-    """By seed, the mean difference over the pairs; only seeds in which every pair is whole."""
+def _differences(values: Mapping[tuple[str, int], float], weights: Weights) -> dict[int, float]:
+    """By seed, the contrast of that seed's cells; only seeds in which every cell of it finished."""
     seeds = sorted({seed for _, seed in values})
-    whole = [seed for seed in seeds if all((side, seed) in values for pair in pairs for side in pair)]
-    return {seed: sum(values[a, seed] - values[b, seed] for a, b in pairs) / len(pairs) for seed in whole}
+    whole = [seed for seed in seeds if all((name, seed) in values for name in weights)]
+    return {seed: sum(weight * values[name, seed] for name, weight in weights.items()) for seed in whole}
 
 
 def _verdict(contest: Contest, effect: Effect, p_adjusted: float) -> Effect:

@@ -54,6 +54,16 @@ class Resources:
         return min(int(there["CPU"] / self.cpus), by_gpu)
 
 
+def count_slots(resources: Resources, address: str | None = None) -> int:
+    """How many cells would run at once on this machine, or on the cluster at `address`.
+
+    Raises:
+        InputError: the cluster does not answer, or can never run a cell.
+    """
+    with _environment(QUIET), redirect_stdout(sys.stderr), _cluster(address, resources.cpus):
+        return resources.slots(ray.cluster_resources())
+
+
 def run_cells(
     searcher: CellSearcher,
     folder: Path,

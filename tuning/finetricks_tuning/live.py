@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -15,6 +16,9 @@ from finetricks_tuning.effects import Effect
 from finetricks_tuning.report import SIGNS, duration
 from finetricks_tuning.status import Status
 from finetricks_tuning.summary import Summary
+
+if TYPE_CHECKING:
+    from finetricks_tuning.dry_run import DryRun
 
 
 @contextmanager
@@ -54,6 +58,17 @@ def _table(status: Status) -> Table:
         now += [f"{row.lost} failed or diverged"] if row.lost else []
         mean = "" if row.mean is None else f"{row.mean:.4f}"
         table.add_row(escape(row.name), f"{row.finished} of {status.seeds}", mean, ", ".join(now))
+    return table
+
+
+def dry_run_table(found: DryRun) -> Table:
+    """The configurations that have cells to run, and what one takes."""
+    table = new_table("configuration", "cells", "a cell")
+    by_name: dict[str, list[float]] = {}
+    for cell, seconds in found.cells:
+        by_name.setdefault(cell.configuration.name, []).append(seconds)
+    for name, seconds_of in by_name.items():
+        table.add_row(escape(name), str(len(seconds_of)), duration(max(seconds_of)))
     return table
 
 

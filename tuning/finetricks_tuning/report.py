@@ -11,6 +11,7 @@ from markupsafe import Markup
 from finetricks.folder import write_atomically
 from finetricks.yaml_file import dump_yaml
 from finetricks_tuning import pictures
+from finetricks_tuning.design_facts import alias_text
 from finetricks_tuning.effects import HELPS, HURTS, UNDECIDED
 from finetricks_tuning.summary import Summary
 
@@ -34,7 +35,7 @@ def render(summary: Summary) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"signed": _signed, "number": _number, "duration": duration, "p": _p}
+    environment.filters |= {"signed": _signed, "number": _number, "duration": duration, "p": _p, "aliases": alias_text}
     has_effects = any(row.estimate is not None for row in summary.rows)
     has_values = any(configuration.values for configuration in summary.configurations)
     return environment.get_template("report.html.j2").render(

@@ -9,14 +9,16 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from finetricks.catalog import Catalog, installed
-from finetricks.errors import InputError, Problem, RecipeError, suggest
+from finetricks.errors import InputError, Problem, RecipeError
 from finetricks.recipe import Recipe
 from finetricks.settings import Settings
 from finetricks.trick import Trick
 from finetricks.validation import problems_of
 from finetricks.yaml_file import Document, dump_yaml, load_yaml, override
-from finetricks_tuning.configurations import Configuration, LeftOut, without_conflicts
-from finetricks_tuning.designs import DESIGNS
+from finetricks_tuning.configurations import Configuration, LeftOut
+from finetricks_tuning.designs import Design
+from finetricks_tuning.designs.reader import FORMS as DESIGN_FORMS
+from finetricks_tuning.designs.reader import check_design, read_design
 from finetricks_tuning.factor_reader import FORMS, FactorReader
 from finetricks_tuning.factors import Factor
 
@@ -26,7 +28,7 @@ class StudySettings(Settings):
 
     recipe: Any = Field(description="a recipe file, or the recipe itself; what it holds is in every configuration")
     factors: Any = Field(description=f"a list of factors: {FORMS}")
-    design: str = Field(default="ablation", description="ablation or factorial.")
+    design: Any = Field(default="ablation", description=DESIGN_FORMS)
     seeds: tuple[int, ...] = Field(
         default=(0, 1, 2, 3, 4), description="A number n for 0..n-1, or a list. Every configuration sees the same."
     )
@@ -38,13 +40,6 @@ class StudySettings(Settings):
     gpus_per_cell: float | None = Field(
         default=None, ge=0, description="GPUs of a cell, or a share of one; 1 where there are any."
     )
-
-    @field_validator("design")
-    @classmethod
-    def _known_design(cls, value: str) -> str:
-        if value not in DESIGNS:
-            raise ValueError(f"no such design{suggest(value, DESIGNS)}; the designs are {', '.join(DESIGNS)}")
-        return value
 
     @field_validator("metric")
     @classmethod
@@ -90,6 +85,7 @@ class Study:
     recipe: Recipe
     factors: tuple[Factor, ...]
     settings: StudySettings
+    design: Design
     configurations: tuple[Configuration, ...]
     left_out: tuple[LeftOut, ...]
 
@@ -131,6 +127,7 @@ class Study:
         recipe = _recipe(document, recipe_overrides, catalog, problems) if "recipe" in given else None
         reader = FactorReader(document, recipe, catalog.get, catalog.name_of, problems)
         factors = reader.read(given["factors"]) if "factors" in given else ()
+        design = read_design(given.get("design", "ablation"), document.place, problems)
         settings = None
         try:
             settings = StudySettings.model_validate(dict(given))
@@ -138,10 +135,15 @@ class Study:
             problems += problems_of(error, StudySettings, given, (), document.place)
         if settings and recipe and factors:
             _check_together(settings, recipe, document, problems)
-        if problems or settings is None or recipe is None:
+        if design and factors and not problems:
+            check_design(design, factors, document.place, problems)
+        if problems or settings is None or recipe is None or design is None:
             raise RecipeError(problems)
-        self.recipe, self.factors, self.settings = recipe, factors, settings
-        self.configurations, self.left_out = without_conflicts(DESIGNS[settings.design](factors), recipe.tricks)
+        self.recipe, self.factors, self.settings, self.design = recipe, factors, settings, design
+        try:
+            self.configurations, self.left_out = design.choose(factors, recipe.tricks)
+        except InputError as error:
+            raise RecipeError(Problem(document.place(("design",)), str(error))) from None
         if len(self.configurations) < 2:
             reasons = [Problem(f"factors {out.name}", out.reason) for out in self.left_out]
             raise RecipeError([Problem(document.place(("factors",)), "only the baseline can be run"), *reasons])
@@ -167,7 +169,8 @@ class Study:
         return {
             "recipe": self.recipe.to_dict(),
             "factors": [factor.given for factor in self.factors],
-            **self.settings.model_dump(mode="json", exclude={"recipe", "factors"}),
+            "design": self.design.given,
+            **self.settings.model_dump(mode="json", exclude={"recipe", "factors", "design"}),
         }
 
     def to_yaml(self) -> str:

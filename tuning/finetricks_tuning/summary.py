@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from finetricks.folder import write_atomically
+from finetricks_tuning.design_facts import DesignFacts, facts_of
+from finetricks_tuning.designs.reader import design_of
 from finetricks_tuning.effects import (
     HELPS,
     HURTS,
@@ -48,6 +50,7 @@ class Summary:
     """The results of a study, so far.
 
     Attributes:
+        design: what it can and cannot see.
         rows: the effect of each level of each factor.
         configurations: baseline first.
         failures: the cells that failed or diverged.
@@ -57,6 +60,7 @@ class Summary:
     """
 
     manifest: Manifest
+    design: DesignFacts
     rows: tuple[Effect, ...]
     configurations: tuple[ConfigurationSummary, ...]
     failures: tuple[Trial, ...]
@@ -99,6 +103,7 @@ class Summary:
         return {
             "answer": self.answer,
             "study": self.manifest.study,
+            "design": self.design.to_dict(),
             "metric": self.metric,
             "greater_is_better": self.manifest.greater_is_better,
             "alpha": self.manifest.study["alpha"],
@@ -145,11 +150,15 @@ def summary_of(manifest: Manifest, trials: Sequence[Trial], problems: Sequence[s
     seconds: dict[str, float] = defaultdict(float)
     for trial in trials:
         seconds[trial.configuration] += trial.seconds
-    contest = Contest(manifest.configurations, values, lost, manifest.greater_is_better, manifest.study["alpha"])
+    design = design_of(manifest.study)
+    contest = Contest(
+        manifest.configurations, values, lost, manifest.greater_is_better, manifest.study["alpha"], design.contrasts
+    )
     differences = {effect.name: effect for effect in configuration_effects(contest)}
     counts = Counter(trial.status for trial in trials)
     return Summary(
         manifest=manifest,
+        design=facts_of(design, manifest.configurations, len(manifest.left_out)),
         rows=tuple(level_effects(contest)),
         configurations=tuple(
             ConfigurationSummary(

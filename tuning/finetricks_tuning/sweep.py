@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetricks.recipe import Recipe
 from finetricks_tuning.address import check_address
-from finetricks_tuning.cell import Cell, Keys, cells_of, task_key
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.folder import check_folder, writing
 from finetricks_tuning.ledger import Ledger
 from finetricks_tuning.loopback import keep_to_this_machine
 from finetricks_tuning.manifest import Manifest, PlannedCell
+from finetricks_tuning.prepare import Prepared, prepare
 from finetricks_tuning.report import write_report
 from finetricks_tuning.status import Status, StatusKeeper
 from finetricks_tuning.study import Study
 from finetricks_tuning.summary import LEDGER, Summary, summarise
 
 if TYPE_CHECKING:
-    from finetricks.tasks import Task
     from finetricks_tuning.searcher import CellSearcher
 
 OnUpdate = Callable[[Status], None]
@@ -62,14 +60,11 @@ def sweep(
     check_folder(folder, study, resume=resume, overwrite=overwrite)
     if address is not None:
         check_address(address)
-    tasks = _Tasks()
-    better = _check_metric(study, tasks)
-    device, gpus = _device(study)
-    cells = cells_of(study, Keys(tasks.of, device))
+    prepared = prepare(study)
     with writing(folder, study, overwrite=overwrite):
-        manifest = _manifest(study, cells, tasks, better, command)
+        manifest = _manifest(study, prepared, command)
         manifest.write(folder)
-        session = _Session(study, cells, folder, manifest, tasks, device, gpus)
+        session = _Session(study, prepared, folder, manifest)
         with suppress(KeyboardInterrupt):
             session.run(retry_failed, address, on_update)
         return write_results(folder)
@@ -88,32 +83,14 @@ def write_results(folder: str | Path) -> Summary:
     return summary
 
 
-@dataclass
-class _Tasks:
-    """The tasks of a study's recipes, each loaded once: one, unless the model or the length is a factor."""
-
-    loaded: dict[str, Task] = field(default_factory=dict)
-
-    def of(self, recipe: Recipe) -> Task:
-        from finetricks.runner import task_of
-
-        key = task_key(recipe)
-        if key not in self.loaded:
-            self.loaded[key] = task_of(recipe)
-        return self.loaded[key]
-
-
 @dataclass(frozen=True)
 class _Session:
     """One go at the cells of a study that have no result."""
 
     study: Study
-    cells: Sequence[Cell]
+    prepared: Prepared
     folder: Path
     manifest: Manifest
-    tasks: _Tasks
-    device: str
-    gpus: float
 
     def run(self, retry_failed: bool, address: str | None, on_update: OnUpdate | None) -> None:
         if address is None:
@@ -122,7 +99,7 @@ class _Session:
         from finetricks_tuning.searcher import CellSearcher
         from finetricks_tuning.worker import Plugins
 
-        orders = [CellOrder.of(cell) for cell in self.cells]
+        orders = [CellOrder.of(cell) for cell in self.prepared.cells]
         searcher = CellSearcher(orders, Ledger(self.folder / LEDGER), retry_failed=retry_failed)
         if on_update is not None:
             searcher.on_change = self._updates(searcher, on_update)
@@ -132,9 +109,9 @@ class _Session:
                 searcher,
                 self.folder,
                 plugins=Plugins.of(self.study.catalog),
-                tasks=self.tasks.loaded,
-                device=self.device,
-                resources=Resources(self.study.threads, self.gpus),
+                tasks=self.prepared.tasks,
+                device=self.prepared.device,
+                resources=Resources(self.study.threads, self.prepared.gpus),
                 address=address,
             )
 
@@ -152,25 +129,8 @@ class _Session:
         return update
 
 
-def _check_metric(study: Study, tasks: _Tasks) -> bool:
-    """Whether more of the study's metric is better. Raises `InputError` when its task has no such metric."""
-    from finetricks.tasks.metrics import greater_is_better
-
-    return greater_is_better(study.settings.metric, tasks.of(study.recipe).kind)
-
-
-def _device(study: Study) -> tuple[str, float]:
-    """The kind of device that the cells run on, and how many GPUs, or what share of one, each of them takes."""
-    import torch
-
-    there = torch.cuda.is_available()
-    asked = study.settings.gpus_per_cell
-    gpus = float(there) if asked is None else asked
-    return (torch.cuda.get_device_name() if there else "cuda") if gpus else "cpu", gpus
-
-
-def _manifest(study: Study, cells: Sequence[Cell], tasks: _Tasks, better: bool, command: str) -> Manifest:
-    task = tasks.of(study.recipe)
+def _manifest(study: Study, prepared: Prepared, command: str) -> Manifest:
+    task = prepared.task_of(study.recipe)
     warnings = list(task.notes)
     if study.recipe.stack().owner("schedule") is None:
         warnings.append("the baseline has no learning-rate schedule: beside it, any decay may look like a discovery")
@@ -182,9 +142,9 @@ def _manifest(study: Study, cells: Sequence[Cell], tasks: _Tasks, better: bool, 
     return Manifest(
         study=study.to_dict(),
         configurations={configuration.name: configuration.levels for configuration in study.configurations},
-        cells=tuple(PlannedCell(cell.key, cell.configuration.name, cell.seed) for cell in cells),
+        cells=tuple(PlannedCell(cell.key, cell.configuration.name, cell.seed) for cell in prepared.cells),
         left_out=tuple(left_out.to_dict() for left_out in study.left_out),
-        greater_is_better=better,
+        greater_is_better=prepared.greater_is_better,
         valid_examples=len(task.splits["valid"]),
         warnings=tuple(warnings),
         command=command,

@@ -1,0 +1,99 @@
+"""What a design is."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from finetricks.settings import Settings
+from finetricks.stack import Named
+from finetricks.yaml_file import Loc
+from finetricks_tuning.configurations import Configuration, LeftOut, without_conflicts
+from finetricks_tuning.contrasts import Contrast, Levels
+from finetricks_tuning.factors import Factor, label_of
+
+MOST = 10_000
+"""Configurations that a design may list. More are a slip: no study trains them."""
+
+Mistake = tuple[Loc, str]
+"""Where in the study file something is wrong, and what."""
+
+
+class Design(Settings):
+    """A way to choose configurations; its fields are the options that a study file may give it.
+
+    Attributes:
+        name: in study files.
+        estimand: what the effect of a level is an effect of.
+    """
+
+    name: ClassVar[str]
+    estimand: ClassVar[str]
+
+    @property
+    def given(self) -> str | dict[str, Any]:
+        """The design as a study file would write it, in plain JSON values."""
+        options = self.options
+        return {self.name: options} if options else self.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that were given and are not the default."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @property
+    def label(self) -> str:
+        """`ablation`, `plackett_burman(fold_over=true)`."""
+        return label_of(self.name, self.options)
+
+    def mistakes(self, factors: Sequence[Factor]) -> Iterator[Mistake]:
+        """Why this design cannot hold these factors; nothing when it can."""
+        yield from ()
+
+    @abstractmethod
+    def combinations(self, factors: Sequence[Factor]) -> Iterable[Configuration]:
+        """The configurations of the design, baseline first, whether or not their tricks can stand together."""
+
+    def choose(
+        self, factors: Sequence[Factor], base: Sequence[Named]
+    ) -> tuple[tuple[Configuration, ...], tuple[LeftOut, ...]]:
+        """The configurations to run, beside the tricks of `base`, and those that cannot be run.
+
+        Raises:
+            InputError: what is left is no such design.
+        """
+        return without_conflicts(self.combinations(factors), base)
+
+    @abstractmethod
+    def contrasts(self, levels: Mapping[str, Levels], there: Collection[str]) -> list[Contrast]:
+        """The effect of each level as a contrast of configurations.
+
+        Args:
+            levels: of all configurations, by name, baseline first.
+            there: the configurations that have finished cells.
+        """
+
+
+def combinations_of(factors: Sequence[Factor]) -> int:
+    """How many combinations of levels there are."""
+    return math.prod(1 + len(factor.levels) for factor in factors)
+
+
+def parameters_of(factors: Sequence[Factor]) -> int:
+    """How many numbers the main effects are: the mean, and one for each level beside off."""
+    return 1 + sum(len(factor.levels) for factor in factors)
+
+
+def several_levels(design: str, factors: Sequence[Factor]) -> Iterator[Mistake]:
+    """A mistake for each factor that is more than off or on."""
+    for index, factor in enumerate(factors):
+        if len(factor.levels) > 1:
+            labels = ", ".join(level.label for level in factor.levels)
+            yield (
+                ("factors", index),
+                f"{factor.name} has {len(factor.levels)} levels beside off ({labels}), and {design} holds factors that "
+                "are off or on: give it one level, or use ablation, factorial (`configurations: n` takes few of "
+                "its combinations) or random",
+            )

@@ -1,0 +1,127 @@
+"""What a study would run, and how long that would take, without running it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetricks_tuning.address import check_address
+from finetricks_tuning.cell import Cell, task_key
+from finetricks_tuning.configurations import LeftOut
+from finetricks_tuning.design_facts import DesignFacts, facts_of
+from finetricks_tuning.folder import check_folder
+from finetricks_tuning.ledger import FAILED, Ledger
+from finetricks_tuning.loopback import keep_to_this_machine
+from finetricks_tuning.prepare import Prepared, prepare
+from finetricks_tuning.probe import probe
+from finetricks_tuning.summary import LEDGER
+
+if TYPE_CHECKING:
+    from finetricks_tuning.study import Study
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a study would run.
+
+    Attributes:
+        cells: those without a result, in the order in which they are run, each with the seconds that it is expected
+            to take.
+        done: how many cells have a result already.
+        slots: how many cells run at once.
+    """
+
+    design: DesignFacts
+    cells: tuple[tuple[Cell, float], ...]
+    left_out: tuple[LeftOut, ...]
+    done: int
+    slots: int
+
+    @property
+    def seconds(self) -> float:
+        """The expected time from the first cell to the end of the last."""
+        return makespan([seconds for _, seconds in self.cells], self.slots)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `finetricks sweep --dry-run --json` prints."""
+        return {
+            "design": self.design.to_dict(),
+            "cells": [
+                {
+                    "configuration": cell.configuration.name,
+                    "tricks": {name: trick.model_dump(mode="json") for name, trick in cell.recipe.tricks},
+                    "seed": cell.seed,
+                    "seconds": seconds,
+                }
+                for cell, seconds in self.cells
+            ],
+            "left_out": [left_out.to_dict() for left_out in self.left_out],
+            "done": self.done,
+            "slots": self.slots,
+            "seconds": self.seconds,
+        }
+
+
+def dry_run(
+    study: Study,
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    address: str | None = None,
+) -> DryRun:
+    """Say what `sweep` would run with the same arguments. Writes nothing.
+
+    The time rests on a few steps of the baseline, in this process: a cell with more or larger steps counts for more; a
+    trick that makes a step dearer or cheaper is not seen.
+
+    Args:
+        out: the study's folder; cells that have a result there are not counted.
+
+    Raises:
+        InputError: the study, its data, its model, the folder or the address cannot be used.
+    """
+    folder = None if out is None else Path(out).absolute()
+    if folder is not None:
+        check_folder(folder, study, resume=not overwrite, overwrite=overwrite)
+    if address is None:
+        keep_to_this_machine()
+    else:
+        check_address(address)
+    from finetricks_tuning.engine import Resources, count_slots
+
+    prepared = prepare(study)
+    recorded = set() if folder is None or overwrite else _recorded(folder, retry_failed)
+    cells = [cell for cell in prepared.cells if cell.key not in recorded]
+    levels = {configuration.name: configuration.levels for configuration in study.configurations}
+    return DryRun(
+        design=facts_of(study.design, levels, len(study.left_out)),
+        cells=tuple(zip(cells, _seconds(cells, prepared), strict=True)),
+        left_out=study.left_out,
+        done=len(prepared.cells) - len(cells),
+        slots=count_slots(Resources(study.threads, prepared.gpus), address),
+    )
+
+
+def makespan(seconds: Iterable[float], slots: int) -> float:
+    """When the last cell ends, if each in turn takes the slot that is free first."""
+    free = [0.0] * slots
+    for cost in seconds:
+        heapq.heapreplace(free, free[0] + cost)
+    return max(free)
+
+
+def _recorded(folder: Path, retry_failed: bool) -> set[str]:
+    trials, _ = Ledger(folder / LEDGER).read()
+    return {key for key, trial in trials.items() if not (retry_failed and trial.status == FAILED)}
+
+
+def _seconds(cells: Sequence[Cell], prepared: Prepared) -> list[float]:
+    """The cost of each cell, from a probe of the first configuration with each model and length."""
+    first = {task_key(cell.recipe): cell.recipe for cell in reversed(prepared.cells)}
+    needed = dict.fromkeys(task_key(cell.recipe) for cell in cells)
+    costs = {key: probe(first[key], prepared.tasks[key]) for key in needed}
+    return [costs[task_key(cell.recipe)].of(cell.recipe, prepared.task_of(cell.recipe)) for cell in cells]

@@ -1,0 +1,67 @@
+"""What a study needs before its first cell: its tasks, the device, and its cells with their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetricks_tuning.cell import Cell, Keys, cells_of, task_key
+
+if TYPE_CHECKING:
+    from finetricks.recipe import Recipe
+    from finetricks.tasks import Task
+    from finetricks_tuning.study import Study
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that is ready to run.
+
+    Attributes:
+        cells: in the order in which they are run.
+        tasks: by `task_key`: one, unless the model or the length is a factor.
+        greater_is_better: of the study's metric.
+        device: the kind of device that the cells run on: `cpu`, or a GPU's name.
+        gpus: how many GPUs, or what share of one, a cell takes.
+    """
+
+    cells: Sequence[Cell]
+    tasks: Mapping[str, Task]
+    greater_is_better: bool
+    device: str
+    gpus: float
+
+    def task_of(self, recipe: Recipe) -> Task:
+        return self.tasks[task_key(recipe)]
+
+
+def prepare(study: Study) -> Prepared:
+    """Load the data of a study and compute the keys of its cells.
+
+    Raises:
+        InputError: the data or the model cannot be used, or have no such metric.
+    """
+    from finetricks.runner import task_of
+    from finetricks.tasks.metrics import greater_is_better
+
+    tasks: dict[str, Task] = {}
+
+    def task(recipe: Recipe) -> Task:
+        key = task_key(recipe)
+        if key not in tasks:
+            tasks[key] = task_of(recipe)
+        return tasks[key]
+
+    better = greater_is_better(study.settings.metric, task(study.recipe).kind)
+    device, gpus = _device(study)
+    return Prepared(cells_of(study, Keys(task, device)), tasks, better, device, gpus)
+
+
+def _device(study: Study) -> tuple[str, float]:
+    import torch
+
+    there = torch.cuda.is_available()
+    asked = study.settings.gpus_per_cell
+    gpus = float(there) if asked is None else asked
+    return (torch.cuda.get_device_name() if there else "cuda") if gpus else "cpu", gpus
