@@ -16,6 +16,7 @@ import typer
 from finetricks import __version__
 from finetricks.cli.console import complain
 from finetricks.cli.extensions import COMMANDS, announced, load
+from finetricks.cli.models import new_lstm
 from finetricks.cli.recipes import check, explain
 from finetricks.cli.runs import predict, train
 from finetricks.cli.tricks import list_tricks, schema, show
@@ -30,6 +31,7 @@ BUILT_IN: Mapping[str, Callable[..., None]] = {
     "explain": explain,
     "train": train,
     "predict": predict,
+    "new-lstm": new_lstm,
 }
 
 

@@ -37,6 +37,28 @@ def read_table(path: str | Path) -> Table:
     return table
 
 
+def read_texts(path: str | Path, column: str) -> list[str]:
+    """The texts of a corpus: a table's `column`, or the lines of any other file; blank ones are left out.
+
+    Raises:
+        DataError: the file cannot be read, or holds no text.
+    """
+    path = Path(path)
+    if path.suffix.lower() in READERS:
+        lines = list(read_table(path).texts((column,))[column])
+    else:
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 text, at byte {error.start}; save the file as UTF-8") from None
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}") from None
+    found = [text for text in map(str.strip, lines) if text]
+    if not found:
+        raise DataError(f"{path}: the file holds no text")
+    return found
+
+
 def _decode(path: Path, content: bytes) -> str:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(Problem(f"{path.name}:1", "not UTF-8 but UTF-16; save the file as UTF-8"))

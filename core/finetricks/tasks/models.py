@@ -31,6 +31,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+import finetricks.lstm  # noqa: F401  tells transformers of the LSTM models
 from finetricks.errors import ModelError, suggest
 from finetricks.fresh import declare_fresh
 from finetricks.streams import seeded

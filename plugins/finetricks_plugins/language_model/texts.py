@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from finetricks import DataError, InputError
-from finetricks.tasks.files import READERS, read_table
+from finetricks import InputError
+from finetricks.tasks.files import read_texts
 
 AT_ONCE = 1000
 """How many texts are tokenised at a time."""
@@ -85,24 +84,8 @@ def texts_of_files(paths: Sequence[str], column: str, tokenizer: Any, trick: str
             f"{trick}: a corpus is text, and here is no tokenizer to read it with: give "
             "recipe.bind(..., context={'tokenizer': tokenizer}), or processing_class=tokenizer to the Trainer"
         )
-    texts = [text for path in paths for text in _read(Path(path), column)]
+    texts = [text for path in paths for text in read_texts(path, column)]
     for start in range(0, len(texts), AT_ONCE):
         yield from tokenizer(texts[start : start + AT_ONCE], truncation=False, padding=False, verbose=False)[
             "input_ids"
         ]
-
-
-def _read(path: Path, column: str) -> list[str]:
-    if path.suffix.lower() in READERS:
-        texts = read_table(path).texts((column,))[column]
-    else:
-        try:
-            texts = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 text, at byte {error.start}; save the file as UTF-8") from None
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from None
-    found = [text for text in map(str.strip, texts) if text]
-    if not found:
-        raise DataError(f"{path}: the file holds no text")
-    return found

@@ -1,0 +1,47 @@
+"""The LSTM as a classifier of texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from finetricks.lstm.config import LSTMConfig
+from finetricks.lstm.model import LSTMModel, LSTMPreTrainedModel
+
+
+class LSTMForSequenceClassification(LSTMPreTrainedModel):
+    """A linear layer on the state that has read the whole text: of the last token, and backwards of the first."""
+
+    def __init__(self, config: LSTMConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.lstm = LSTMModel(config)
+        self.dropout = nn.Dropout(config.output_dropout)
+        self.classifier = nn.Linear(config.layer_widths[-1], config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        mask = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).int()
+        outputs = self.lstm(input_ids, mask, output_hidden_states=output_hidden_states)
+        rows = torch.arange(len(mask), device=mask.device)
+        last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
+        states = outputs.last_hidden_state
+        read = states[rows, last]
+        if self.config.bidirectional:
+            forwards, backwards = states.chunk(2, dim=-1)
+            read = torch.cat([forwards[rows, last], backwards[rows, mask.argmax(dim=1)]], dim=-1)
+        logits = self.classifier(self.dropout(read))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
