@@ -22,12 +22,14 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from torch import nn
-from transformers import PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, BertPreTrainedModel, PreTrainedTokenizerFast
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 import tiny
 from finetricks import Recipe, Session, Task
 from finetricks.layer_pass import without
+from finetricks.lstm import LSTMConfig, LSTMForSequenceClassification
 from finetricks.runner import about, splits_of
 from finetricks.tasks.encode import loader, tokenize
 
@@ -61,13 +63,13 @@ class Case:
 
     values: dict[str, Any] = field(default_factory=dict)
     values_with_pairs: dict[str, Any] | None = None
-    models: tuple[str, ...] = ("bert",)
+    models: tuple[str, ...] = ("bert", "lstm", "bert_and_lstm")
     pairs: bool = False
     long: bool = False
 
 
 CASES: dict[str, Case] = {
-    "activation": Case({"to": "prelu"}),
+    "activation": Case({"to": "prelu"}, models=("bert", "bert_and_lstm")),
     "auxiliary_lm": Case({"gamma": 0.5}),
     "bi_attention": Case(pairs=True),
     "chain_thaw": Case(),
@@ -78,6 +80,7 @@ CASES: dict[str, Case] = {
     "discriminative_lr": Case(),
     "dropout": Case({"p": 0.4}),
     "early_stopping": Case({"patience": 1}),
+    "embedding_uniform": Case({"modules": "all"}),
     "exponential_decay": Case(),
     "feature_based": Case(),
     "few_shot": Case({"fraction": 0.6}),
@@ -85,8 +88,10 @@ CASES: dict[str, Case] = {
     "further_pretraining": Case({"steps": 3, "learning_rate": 1e-2}),
     "glorot_normal": Case(),
     "gradual_unfreezing": Case(),
+    "greedy_pretraining": Case({"epochs": 1}, models=("bert", "bert_and_lstm")),
     "head_tail": Case(long=True),
     "hierarchical": Case({"combine": "self_attention", "fractions_at_once": 3}, long=True),
+    "kaiming": Case(),
     "l1": Case({"strength": 0.1}),
     "l2": Case({"strength": 0.5}),
     "l2_sp": Case({"alpha": 0.5}),
@@ -95,6 +100,8 @@ CASES: dict[str, Case] = {
     "layer_pooling": Case({"layers": "all"}),
     "layerwise_lr_decay": Case(),
     "linear_decay": Case(),
+    "lstm_forget_bias": Case({"modules": "all"}, models=("lstm", "bert_and_lstm")),
+    "lstm_orthogonal": Case({"modules": "all"}, models=("lstm", "bert_and_lstm")),
     "mse": Case(),
     "multi_task": Case(
         {"tasks": {"other": {"train": OTHER_TASK}}},
@@ -113,7 +120,43 @@ CASES: dict[str, Case] = {
     "weight_decay": Case({"value": 0.5}),
 }
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"bert": partial(tiny.bert, blocks=2)}
+
+class BertAndLSTM(BertPreTrainedModel):
+    """An encoder with an LSTM above it: for tricks of either kind side by side."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.reader = nn.LSTM(config.hidden_size, 8, batch_first=True, bidirectional=True)
+        self.classifier = nn.Linear(16, config.num_labels)
+        self.loss_type = "ForSequenceClassification"
+        self.post_init()
+
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, labels: Any = None, **more: Any) -> Any:
+        more.pop("num_items_in_batch", None)
+        outputs = self.bert(input_ids, attention_mask, **more)
+        logits = self.classifier(self.reader(outputs.last_hidden_state)[0].mean(1))
+        loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+def _bert_and_lstm(seed: int = 0) -> nn.Module:
+    config = tiny.bert(blocks=2).config
+    torch.manual_seed(seed)
+    return BertAndLSTM(config)
+
+
+def _lstm(seed: int = 0) -> nn.Module:
+    config = LSTMConfig(vocab_size=50, embedding_size=12, hidden_size=12, num_hidden_layers=2, num_labels=3)
+    torch.manual_seed(seed)
+    return LSTMForSequenceClassification(config)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "bert": partial(tiny.bert, blocks=2),
+    "lstm": _lstm,
+    "bert_and_lstm": _bert_and_lstm,
+}
 
 
 def recipe(*names: str, **training: Any) -> Recipe:

@@ -111,7 +111,7 @@ class Hooks:
         Called: once, after `build`; skipped when a checkpoint supplies the weights.
         Arguments: `model`; `layers`; `context`.
         Gives: nothing; changes `model` in place.
-        Several: in the recipe's order.
+        Several: in the recipe's order; what `learns` after what draws.
         """
 
     # ------------------------------------------------------------------------------------------------

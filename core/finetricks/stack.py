@@ -184,7 +184,9 @@ class Stack:
     def init(self, model: nn.Module, layers: Layers, seed: int, **context: Any) -> None:
         """Let the tricks change weights. `seed` is the initialisation stream's."""
         fresh = fresh_parameters(model, layers)
-        for name, call in self._calls("init"):
+        # What trains weights comes after what draws them, which would throw its work away.
+        learning = {name: trick.learns for name, trick in self.tricks}
+        for name, call in sorted(self._calls("init"), key=lambda found: learning[found[0]]):
             about = Context(seed=child(seed, "init", name), fresh=fresh, **context)
             with seeded(about.seed):
                 call(model=model, layers=layers, context=about)

@@ -23,6 +23,7 @@ class Trick(BaseModel):
         conflicts: names of tricks that this one cannot stand beside, each with the reason.
         requires: names of tricks that must stand in the same recipe, each with the reason.
         bounds_length: its `data` hook keeps examples to what the model that it builds can take; the core cuts nothing.
+        learns: its `init` hook trains the weights; it comes after those that draw them.
         trains_nothing: it may freeze every layer; the run then only evaluates.
     """
 
@@ -32,6 +33,7 @@ class Trick(BaseModel):
     conflicts: ClassVar[dict[str, str]] = {}
     requires: ClassVar[dict[str, str]] = {}
     bounds_length: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
     trains_nothing: ClassVar[bool] = False
 
     def __hash__(self) -> int:

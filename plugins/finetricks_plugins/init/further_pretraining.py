@@ -60,6 +60,7 @@ class FurtherPretraining(Trick):
     """
 
     neutral: ClassVar[dict[str, Any] | None] = {"steps": 0}
+    learns: ClassVar[bool] = True
 
     text: Literal["within_task", "in_domain", "cross_domain"] = Field(
         default="within_task", description="Whose text: the task's own, or that of a corpus."

@@ -2,60 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import nn
 
-from finetricks import Context, InputError, Layers, Trick, hookimpl
+from finetricks import Context, Layers, Trick, hookimpl
+from finetricks_plugins.init.fresh_modules import Which
+from finetricks_plugins.init.matrices import Activation, draw_matrices
 
-Activation = Literal["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu"]
+NAME = "glorot_normal"
 
 
 class GlorotNormal(Trick):
     """Draw weight matrices from N(0, gain^2 * 2 / (fan_in + fan_out)).
 
-    Keeps the variance of activations and of gradients alike from layer to layer, for an activation that is near
-    linear at zero (tanh, sigmoid). By default only the linear layers of the head; `all` starts every linear and
-    convolutional layer anew, and throws pretrained weights away. Biases are set to zero; embeddings and the output
-    layers tied to them are left.
+    Keeps the variance of activations and of gradients alike from layer to layer, where the activation that follows is
+    near linear at zero: tanh, sigmoid, or none (for the ReLU family: `kaiming`). The gain is that of the activation
+    that follows each layer, seen in one forward pass, through dropout, norms and pooling, or the one named.
 
-    Traps: BERT's pooler belongs to the head, so a pretrained one is drawn anew with the classifier. For ReLU a gain of
-    sqrt(2) makes up for the half that is cut, but He's form (fan_in alone) is the usual one.
+    By default only linear and convolutional layers that no checkpoint supplied: a new head, and what tricks built.
+    `head` takes all of the head, `all` starts every layer anew; both throw pretrained weights away, also those that
+    `further_pretraining` or `greedy_pretraining` made, where these stand before it in the recipe. Biases are set to
+    zero. Embeddings and output layers tied to them are left (see `embedding_uniform`), and so are recurrent networks
+    (see `lstm_orthogonal`).
+
+    Traps: BERT's pooler belongs to the head, and mostly came with the checkpoint: `head` draws it anew, `fresh` does
+    not. torch keeps an attention's three projections in one matrix, with a fan_out three times too large; here each is
+    drawn by itself.
 
     Source: Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks (AISTATS),
-    section 4.2 (there as a uniform distribution of the same variance). Gains are torch's `calculate_gain`.
+    section 4.2 (there as a uniform distribution of the same variance). Gains are torch's `calculate_gain`; where it has
+    none (GELU, SiLU, ELU and others), ReLU's is a common default.
     """
 
-    modules: Literal["head", "all"] = Field(default="head", description="What is drawn anew.")
-    activation: Activation = Field(default="linear", description="The activation that follows; sets the gain.")
-    gain: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Instead of the activation's gain.")
+    modules: Which = Field(
+        default="fresh", description="Which layers: those that no checkpoint supplied, the head's, or all."
+    )
+    activation: Activation = Field(
+        default="auto", description="The activation that follows, which sets the gain; auto looks, layer by layer."
+    )
+    gain: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="Instead of the activation's gain."
+    )
 
     @hookimpl
     def init(self, model: nn.Module, layers: Layers, context: Context) -> None:
-        from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
-
-        matrices = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D)
-        generator = torch.Generator().manual_seed(context.seed)
-        gain = nn.init.calculate_gain(self.activation) if self.gain is None else self.gain
-        tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-        head = layers.parameters.get("head", ())
-        chosen = [
-            module
-            for name, module in model.named_modules()
-            if isinstance(module, matrices)
-            and id(module.weight) not in tables
-            and (self.modules == "all" or f"{name}.weight".lstrip(".") in head)
-        ]
-        if not chosen:
-            raise InputError(
-                "glorot_normal: the head has no linear layer to draw; `modules: all` draws the whole model"
-            )
-        for module in chosen:
-            draw = torch.empty(module.weight.shape)
-            nn.init.xavier_normal_(draw, gain=gain, generator=generator)
-            with torch.no_grad():
-                module.weight.copy_(draw)
-                if module.bias is not None:
-                    module.bias.zero_()
+        draw_matrices(
+            nn.init.xavier_normal_,
+            model,
+            layers,
+            context,
+            modules=self.modules,
+            activation=self.activation,
+            gain=self.gain,
+            trick=NAME,
+        )
