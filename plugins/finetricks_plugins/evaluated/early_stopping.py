@@ -43,7 +43,7 @@ class EarlyStopping(Trick):
         default=None, description="Metric of the held-out slice; the task's first (accuracy, say) by default."
     )
     mode: Mode = Field(default="auto", description="Whether more is better; auto: less for losses and errors.")
-    patience: Annotated[int, Field(ge=1), Choice(1, 2, 3)] | None = Field(
+    patience: Annotated[Annotated[int, Field(ge=1)] | None, Choice(1, 2, 3)] = Field(
         default=3, description="Evaluations without a better one after which the run stops; null never stops."
     )
     min_delta: Annotated[float, Field(ge=0)] = Field(default=0.0, description="What counts as better, at the least.")

@@ -51,9 +51,11 @@ class FurtherPretraining(Trick):
     be deleted at any time) under a hash of all that it depends on. Its seed is its own, so that all seeds of a study
     share one result. Killed in the middle, it goes on from its last checkpoint, to the same bits.
 
-    Traps: tricks that draw weights belong before it in the recipe, for they would throw its work away. On TREC, 5,452
-    short questions, within-task pretraining hurts (2.80 to 3.20 % error). An encoder-decoder learns by rewriting text,
-    which is neither objective, and is refused.
+    Tricks that draw weights do so before it, wherever they stand in the recipe: what one of them starts anew in the
+    body (`modules: all`) is what this one teaches.
+
+    Traps: on TREC, 5,452 short questions, within-task pretraining hurts (2.80 to 3.20 % error). An encoder-decoder
+    learns by rewriting text, which is neither objective, and is refused.
 
     Source: Sun, Qiu, Xu & Huang 2019, How to Fine-Tune BERT for Text Classification? (arXiv 1905.05583), section 5.4;
     weight decay 0.01, clipping at 1 and the linear decay are the common default of BERT's pretraining.

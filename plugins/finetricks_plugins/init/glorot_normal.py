@@ -22,10 +22,10 @@ class GlorotNormal(Trick):
     that follows each layer, seen in one forward pass, through dropout, norms and pooling, or the one named.
 
     By default only linear and convolutional layers that no checkpoint supplied: a new head, and what tricks built.
-    `head` takes all of the head, `all` starts every layer anew; both throw pretrained weights away, also those that
-    `further_pretraining` or `greedy_pretraining` made, where these stand before it in the recipe. Biases are set to
-    zero. Embeddings and output layers tied to them are left (see `embedding_uniform`), and so are recurrent networks
-    (see `lstm_orthogonal`).
+    `head` takes all of the head, `all` starts every layer anew; both throw pretrained weights away. What
+    `further_pretraining` or `greedy_pretraining` teaches comes after the drawing, wherever they stand in the recipe.
+    Biases are set to zero. Embeddings and output layers tied to them are left (see `embedding_uniform`), and so are
+    recurrent networks (see `lstm_orthogonal`).
 
     Traps: BERT's pooler belongs to the head, and mostly came with the checkpoint: `head` draws it anew, `fresh` does
     not. torch keeps an attention's three projections in one matrix, with a fan_out three times too large; here each is

@@ -40,10 +40,10 @@ class Kaiming(Trick):
     pooling, or the one named; 1 where none follows, as after the output layer.
 
     By default only linear and convolutional layers that no checkpoint supplied: a new head, and what tricks built.
-    `head` takes all of the head, `all` starts every layer anew; both throw pretrained weights away, also those that
-    `further_pretraining` or `greedy_pretraining` made, where these stand before it in the recipe. Biases are set to
-    zero. Embeddings and output layers tied to them are left (see `embedding_uniform`), and so are recurrent networks
-    (see `lstm_orthogonal`).
+    `head` takes all of the head, `all` starts every layer anew; both throw pretrained weights away. What
+    `further_pretraining` or `greedy_pretraining` teaches comes after the drawing, wherever they stand in the recipe.
+    Biases are set to zero. Embeddings and output layers tied to them are left (see `embedding_uniform`), and so are
+    recurrent networks (see `lstm_orthogonal`).
 
     Traps: torch's own linear layers are drawn by `kaiming_uniform_` with a = sqrt(5), which is a gain of 0.58: fine for
     none, too small for deep ReLU networks. A leaky ReLU with a slope of your own (torch's are 0.01, PReLU's 0.25) asks
