@@ -22,8 +22,8 @@ class EmbeddingUniform(Trick):
     built); `all` draws every table, those of positions and segments too, and throws pretrained ones away. A table that
     stands in several places is drawn once, and an output layer that is tied to it follows.
 
-    Composes badly with `further_pretraining` and `greedy_pretraining` where they stand before it in the recipe: it
-    throws away what they learnt in the tables, or from them.
+    With `further_pretraining` or `greedy_pretraining` the tables are drawn first, wherever the tricks stand in the
+    recipe; a pretrained body above tables that were drawn anew has to learn its words again.
 
     Traps: torch's in-place initialisers fill the padding row too, and the AWD-LSTM code of fastai leaves it so. torch's
     own tables are N(0, 1), ten times as wide as is customary.

@@ -39,8 +39,8 @@ class GreedyPretraining(Trick):
     batch. Adam instead of the papers' plain gradient descent, so that one rate does for layers of any scale.
 
     Traps: a pretrained encoder unlearns by this what its language model taught it. Reconstruction without corruption
-    teaches a layer as wide as its input nothing but the identity. `further_pretraining` after it in the recipe goes on
-    from what it made, before it is unlearnt. Tricks that draw weights do so before either.
+    teaches a layer as wide as its input nothing but the identity. `further_pretraining`, listed after it,
+    goes on from what it made; listed before it, it is unlearnt. Tricks that draw weights do so before either.
 
     Source: Vincent et al. 2010, Stacked Denoising Autoencoders (JMLR 11), section 3; Bengio et al. 2007, Greedy
     Layer-Wise Training of Deep Networks (NIPS). Theirs: masking of 0, 0.1, 0.25 or 0.4, Gaussian noise of 0.05 to 0.5,
