@@ -66,6 +66,28 @@ def test_states_do_not_depend_on_padding_on_either_side(bidirectional: bool) -> 
             assert not one[0][ids[0] == 0].any()
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_states_do_not_depend_on_padding_between_tokens(bidirectional: bool) -> None:
+    model = model_of(LSTMModel, bidirectional).eval()
+    ids = torch.tensor([[5, 6, 40, 7, 8], [0, 0, 0, 0, 0]])
+    mask = torch.tensor([[1, 1, 0, 1, 1], [0, 0, 0, 0, 0]])
+    states = model(ids, mask).last_hidden_state
+    torch.testing.assert_close(states[0, [0, 1, 3, 4]], model(IDS[:1, :4]).last_hidden_state[0])
+    assert not states[0, 2].any()
+    assert not states[1].any()
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_loss_does_not_depend_on_padding_on_either_side(bidirectional: bool) -> None:
+    model = model_of(LSTMForCausalLM, bidirectional, initializer_range=2.0).eval()
+    alone = model(IDS[:1, :4], labels=IDS[:1, :4]).loss
+    for padding in ((0, 2), (2, 0)):
+        ids = F.pad(IDS[:1, :4], padding)
+        mask = (ids != 0).long()
+        given = model(ids, mask, labels=ids.masked_fill(mask == 0, -100))
+        torch.testing.assert_close(given.loss, alone)
+
+
 @pytest.mark.parametrize("kind", [LSTMModel, LSTMForCausalLM])
 def test_neither_direction_sees_what_the_other_has(kind: Any) -> None:
     model = model_of(kind, True).eval()

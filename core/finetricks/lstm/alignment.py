@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Texts brought to the left, read from the beginning or from the end; padding may stand on either side before.
+    """The real tokens of texts brought to the left, read from the beginning or the end; padding may stand anywhere.
 
     A direction that reads [rows, tokens] from the left never meets padding before a real token, so that no state of a
     real token depends on padding.
@@ -37,10 +36,10 @@ class Alignment:
 
 def alignments(mask: Tensor) -> tuple[Alignment, Alignment]:
     """How texts whose real tokens `mask` [rows, tokens] marks are read from the beginning, and from the end."""
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    begin = mask.int().argmax(dim=1, keepdim=True)
-    end = begin + mask.sum(dim=1, keepdim=True)
-    longest = mask.shape[1] - 1
-    forward = Alignment((begin + steps).clamp(max=longest), (steps - begin).clamp(min=0), mask)
-    backward = Alignment((end - 1 - steps).clamp(min=0), (end - 1 - steps).clamp(min=0), mask)
-    return forward, backward
+    number = mask.cumsum(dim=1)  # of a real token in its text, from 1
+    forward = (number - 1).clamp(min=0)
+    backward = (number[:, -1:] - number).clamp(min=0)
+    padding = (~mask).int()
+    from_begin = padding.argsort(dim=1, stable=True)
+    from_end = mask.shape[1] - 1 - padding.flip(1).argsort(dim=1, stable=True)
+    return Alignment(from_begin, forward, mask), Alignment(from_end, backward, mask)

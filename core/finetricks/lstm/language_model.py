@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import CausalLMOutput
@@ -20,7 +21,8 @@ class LSTMForCausalLM(LSTMPreTrainedModel):
 
     `labels` are the input ids, -100 where nothing is to be predicted; they are shifted here. The loss is the mean
     cross-entropy of the next word; in two directions the mean of that and of the word before, as the backward states
-    predict it (Peters et al. 2018, arXiv 1802.05365, section 3.1). `logits` are the forward direction's.
+    predict it (Peters et al. 2018, arXiv 1802.05365, section 3.1). Nothing is predicted at padding, which has no state.
+    `logits` are the forward direction's.
     """
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"decoder.weight": "lstm.embeddings.weight"}
@@ -52,9 +54,11 @@ class LSTMForCausalLM(LSTMPreTrainedModel):
         logits = self.decoder(forwards)
         loss = None
         if labels is not None:
-            loss = _loss(logits[:, :-1], labels[:, 1:])
+            real = torch.ones_like(input_ids).bool() if attention_mask is None else attention_mask.bool()
+            loss = _loss(logits[:, :-1], labels[:, 1:].masked_fill(~real[:, :-1], IGNORED))
             for each in backwards:
-                loss = (loss + _loss(self.decoder(each)[:, 1:], labels[:, :-1])) / 2
+                before = labels[:, :-1].masked_fill(~real[:, 1:], IGNORED)
+                loss = (loss + _loss(self.decoder(each)[:, 1:], before)) / 2
         return CausalLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
