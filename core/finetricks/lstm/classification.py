@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import can_return_tuple
 
 from finetricks.lstm.config import LSTMConfig
-from finetricks.lstm.model import LSTMModel, LSTMPreTrainedModel
+from finetricks.lstm.model import LSTMModel, LSTMPreTrainedModel, real_tokens
 
 
 class LSTMForSequenceClassification(LSTMPreTrainedModel):
@@ -23,6 +24,7 @@ class LSTMForSequenceClassification(LSTMPreTrainedModel):
         self.classifier = nn.Linear(config.layer_widths[-1], config.num_labels)
         self.post_init()
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor,
@@ -31,8 +33,8 @@ class LSTMForSequenceClassification(LSTMPreTrainedModel):
         output_hidden_states: bool | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        mask = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).int()
-        outputs = self.lstm(input_ids, mask, output_hidden_states=output_hidden_states)
+        outputs = self.lstm(input_ids, attention_mask, output_hidden_states=output_hidden_states, return_dict=True)
+        mask = real_tokens(input_ids, attention_mask).int()
         rows = torch.arange(len(mask), device=mask.device)
         last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
         states = outputs.last_hidden_state

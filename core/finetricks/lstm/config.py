@@ -6,6 +6,9 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+_SIZES = ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers")
+_PROBABILITIES = ("embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "weight_drop")
+
 
 class LSTMConfig(PretrainedConfig):  # type: ignore[misc]  # transformers gives it no type
     """A stack of LSTM layers over word embeddings, with the dropouts of AWD-LSTM.
@@ -18,10 +21,16 @@ class LSTMConfig(PretrainedConfig):  # type: ignore[misc]  # transformers gives 
         bidirectional: a second stack reads from the end; states are [forward, backward]. Each direction is a language
             model of its own, as in ELMo (Peters et al. 2018, arXiv 1802.05365, section 3.1).
         embedding_dropout: share of the words of the vocabulary that are dropped as a whole.
-        input_dropout: on the embedded words; as the next two one mask for all tokens of a text.
+        input_dropout: on the embedded words, as the first layer reads them; as the next two one mask for all tokens of
+            a text.
         hidden_dropout: between layers.
         output_dropout: on the last layer's states, before a head.
         weight_drop: on the recurrent weights (Merity et al. 2018, arXiv 1708.02182, section 2).
+        initializer_range: embeddings and heads are drawn from U(-range, range); LSTM layers of H units as torch does,
+            from U(-1/sqrt(H), 1/sqrt(H)).
+
+    Raises:
+        ValueError: a size is less than 1, or a probability not between 0 and 1.
     """
 
     model_type = "finetricks_lstm"
@@ -55,6 +64,12 @@ class LSTMConfig(PretrainedConfig):  # type: ignore[misc]  # transformers gives 
         self.output_dropout = output_dropout
         self.weight_drop = weight_drop
         self.initializer_range = initializer_range
+        for name in _SIZES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; an LSTM needs at least 1")
+        for name in _PROBABILITIES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; a probability lies between 0 and 1")
         super().__init__(pad_token_id=pad_token_id, tie_word_embeddings=tie_word_embeddings, **more)
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 from finetricks.errors import InputError
 from finetricks.lstm.config import LSTMConfig
 from finetricks.lstm.language_model import LSTMForCausalLM
-from finetricks.lstm.tokenizer import word_tokenizer
+from finetricks.lstm.tokenizer import SPECIAL, word_tokenizer
 from finetricks.streams import seeded
 
 
@@ -34,24 +34,29 @@ def create_lstm(
         seed: the weights are drawn from it; the global random state is left alone.
 
     Raises:
-        InputError: the folder is not empty, or the texts hold no word.
+        InputError: the folder is not empty, the texts hold no word, or a size is too small.
     """
     from finetricks.tasks.models import quiet  # which imports this package, to load its models
 
     folder = Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"{folder} is not empty; name a new or an empty folder")
+    if vocabulary <= len(SPECIAL):
+        raise InputError(f"vocabulary is {vocabulary}, and {len(SPECIAL)} are special tokens; ask for more")
     tokenizer = word_tokenizer(texts, vocabulary=vocabulary, min_frequency=min_frequency, lower_case=lower_case)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise InputError("the texts hold no word to make a vocabulary of")
-    config = LSTMConfig(
-        vocab_size=len(tokenizer),
-        embedding_size=embedding_size,
-        hidden_size=hidden_size,
-        num_hidden_layers=layers,
-        bidirectional=bidirectional,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    try:
+        config = LSTMConfig(
+            vocab_size=len(tokenizer),
+            embedding_size=embedding_size,
+            hidden_size=hidden_size,
+            num_hidden_layers=layers,
+            bidirectional=bidirectional,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from None
     with seeded(seed), quiet():
         model = LSTMForCausalLM(config)
         model.save_pretrained(folder)

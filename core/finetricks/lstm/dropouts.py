@@ -39,28 +39,44 @@ class WordEmbedding(nn.Embedding):
 class WeightDropLSTM(nn.LSTM):
     """One layer in one direction, whose hidden-to-hidden weights are dropped, once for a whole forward pass.
 
-    The parameter stays the raw weight; in evaluation it is used as it is.
+    The parameter stays the raw weight; in evaluation it is used as it is. On a GPU torch may warn that the weights are
+    not one chunk of memory: the dropped ones are new at each pass.
 
     Source: Merity, Keskar & Socher 2018, Regularizing and Optimizing LSTM Language Models (arXiv 1708.02182), section 2
     (DropConnect on the recurrent matrices).
     """
 
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
+
     def __init__(self, input_size: int, hidden_size: int, weight_drop: float) -> None:
         super().__init__(input_size, hidden_size, batch_first=True)
         self.weight_drop = weight_drop
 
-    def read(self, inputs: Tensor) -> Tensor:
-        """States [rows, tokens, hidden] of inputs [rows, tokens, width], from the first token to the last."""
+    def forward(  # type: ignore[override]
+        self, inputs: Tensor, start: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """As `nn.LSTM`, of [rows, tokens, width]."""
         if not self.training or self.weight_drop == 0:
-            return self(inputs)[0]  # type: ignore[no-any-return]
-        raw = self._flat_weights
-        # torch reads the weights from this list; the dropped one stands there for this pass alone, for what stays on a
-        # module between passes is copied and pickled with it.
-        self._flat_weights = [
-            F.dropout(weight, self.weight_drop) if weight is not None and name.startswith("weight_hh") else weight
-            for name, weight in zip(self._flat_weights_names, raw, strict=True)
-        ]
-        try:
-            return self(inputs)[0]  # type: ignore[no-any-return]
-        finally:
-            self._flat_weights = raw
+            return super().forward(inputs, start)
+        if start is None:
+            zeros = inputs.new_zeros(1, len(inputs), self.hidden_size)
+            start = (zeros, zeros)
+        # Not through the list of weights that nn.LSTM keeps: it is made anew, without what was put there, whenever the
+        # parameters have been exchanged (torch.func.functional_call).
+        dropped = F.dropout(self.weight_hh_l0, self.weight_drop)
+        weights = [self.weight_ih_l0, dropped, self.bias_ih_l0, self.bias_hh_l0]
+        states, hidden, cell = torch.lstm(
+            inputs,
+            start,
+            weights,
+            has_biases=True,
+            num_layers=1,
+            dropout=0.0,
+            train=True,
+            bidirectional=False,
+            batch_first=True,
+        )
+        return states, (hidden, cell)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import CausalLMOutput
+from transformers.utils import can_return_tuple
 
 from finetricks.lstm.config import LSTMConfig
 from finetricks.lstm.dropouts import LockedDropout
-from finetricks.lstm.model import LSTMModel, LSTMPreTrainedModel
+from finetricks.lstm.model import LSTMModel, LSTMPreTrainedModel, real_tokens
 
 IGNORED = -100
 
@@ -40,6 +40,7 @@ class LSTMForCausalLM(LSTMPreTrainedModel):
     def set_output_embeddings(self, value: nn.Linear) -> None:
         self.decoder = value
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor,
@@ -48,13 +49,13 @@ class LSTMForCausalLM(LSTMPreTrainedModel):
         output_hidden_states: bool | None = None,
         **_: Any,
     ) -> CausalLMOutput:
-        outputs = self.lstm(input_ids, attention_mask, output_hidden_states=output_hidden_states)
+        outputs = self.lstm(input_ids, attention_mask, output_hidden_states=output_hidden_states, return_dict=True)
         states = self.output_dropout(outputs.last_hidden_state)
         forwards, *backwards = states.chunk(2, dim=-1) if self.config.bidirectional else (states,)
         logits = self.decoder(forwards)
         loss = None
         if labels is not None:
-            real = torch.ones_like(input_ids).bool() if attention_mask is None else attention_mask.bool()
+            real = real_tokens(input_ids, attention_mask)
             loss = _loss(logits[:, :-1], labels[:, 1:].masked_fill(~real[:, :-1], IGNORED))
             for each in backwards:
                 before = labels[:, :-1].masked_fill(~real[:, 1:], IGNORED)
