@@ -163,7 +163,8 @@ def known_afterwards() -> object:
 # -- tricks ----------------------------------------------------------------------------------------------
 
 
-def test_list_shows_the_tricks_and_where_they_come_from(cli: Cli, here: Path) -> None:
+def test_list_shows_the_tricks_and_where_they_come_from(cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     answer = cli("list", "--plugin", "tricks.py", "--json")
     tricks = {trick["name"]: trick for trick in json.loads(answer.out)}
     assert tricks["from_top"] == {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from transformers import AutoTokenizer
+from transformers.utils import logging
 
 import tiny
 from finetricks import InputError, Recipe, predict, run
@@ -21,6 +24,14 @@ def command(*arguments: str | Path) -> int | str | None:
         return main(["new-lstm", *map(str, arguments)])
     except SystemExit as end:
         return end.code
+
+
+@pytest.fixture(autouse=True)
+def _bars_are_put_back() -> Iterator[None]:
+    """The command line turns the libraries' progress bars off for its process."""
+    yield
+    datasets.enable_progress_bars()
+    logging.enable_progress_bar()
 
 
 TEXTS = ["A wing, a beak.", "a fin", "The wing!"]

@@ -14,7 +14,7 @@ from finetricks.tasks.stdlib_docstrings import MASK, PACKAGES, stdlib_docstrings
 def test_a_few_thousand_texts_that_do_not_name_their_label() -> None:
     table, _ = stdlib_docstrings()
     texts, labels = table.columns["text"], table.columns["label"]
-    assert 2000 < len(table) < 5000
+    assert 1500 < len(table) < 5000  # fewer where an installation leaves packages out (tkinter, test)
     assert len(set(texts)) == len(texts)
     assert set(labels) <= set(PACKAGES)
     assert len(set(labels)) >= 10

@@ -25,8 +25,9 @@ def list_tricks(plugins: Plugins = None, as_json: AsJson = False) -> None:
         print_json(tricks)
         return
     table = new_table("trick", "hooks", "", "from")
-    for column in table.columns[:2]:
-        column.no_wrap = True  # a plugin file's long path would break the names that people look for
+    names, hooks = table.columns[:2]
+    names.no_wrap = True  # a plugin file's long path would break what people look for
+    hooks.max_width = 20
     for trick in tricks:
         table.add_row(*map(escape, (trick["name"], hooks_in_words(trick), trick["summary"], trick["from"])))
     output().print(table)
