@@ -26,7 +26,8 @@ class Dropout(Trick):
     activations and the head, also where it is 0 now. `layers` says otherwise for some. Only training changes: weights,
     and what the model predicts, do not, and its configuration keeps the rates that it had.
 
-    Stochastic depth (DropPath, LayerDrop) drops whole branches and is left alone. What other tricks put into the model
+    Stochastic depth (DropPath, LayerDrop) drops whole branches, weight drop an LSTM's recurrent weights: both are left
+    alone. What other tricks put into the model
     has rates of its own, and the most particular value holds: `output_dropout` sets what stands before the output
     layer, `concat_pooling` and `task_layers` their own. A dropout that serves several layers belongs to the lowest:
     that of an LSTM between its layers to the first.

@@ -18,9 +18,9 @@ NAME = "embedding_uniform"
 class EmbeddingUniform(Trick):
     """Draw embedding tables from U(-range, range); the padding row stays zero.
 
-    By default only tables that no checkpoint supplied (a model that starts from nothing, a table that another trick
-    built); `all` draws every table, those of positions and segments too, and throws pretrained ones away. A table that
-    stands in several places is drawn once, and an output layer that is tied to it follows.
+    By default only tables that no checkpoint supplied (one that another trick built); `all` draws every table, those of
+    positions and segments too, and throws pretrained ones away. A table that stands in several places is drawn once,
+    and an output layer that is tied to it follows.
 
     With `further_pretraining` or `greedy_pretraining` the tables are drawn first, wherever the tricks stand in the
     recipe; a pretrained body above tables that were drawn anew has to learn its words again.

@@ -24,8 +24,9 @@ class LSTMForgetBias(Trick):
     back from the start. torch adds two biases, so b_ih is set to `value` and b_hh to 0 in the forget gate's H entries,
     in each layer and direction; the other gates' biases are left. GRUs have no forget gate.
 
-    By default only LSTMs that no checkpoint supplied (those of `task_layers`, or a model that starts from nothing);
-    `all` changes pretrained ones. It composes badly with `further_pretraining` where that stands before it.
+    By default only LSTMs that no checkpoint supplied, such as those of `task_layers`; `all` changes pretrained ones. A
+    folder of `finetricks new-lstm` supplies weights too, if random ones: `all` is right there, and
+    `further_pretraining` comes after it.
 
     Traps: public code that fills both biases with 1 has an effective forget bias of 2.
 

@@ -25,8 +25,9 @@ class LSTMOrthogonal(Trick):
     units has H x P blocks: their columns are orthonormal, or their rows where P is the greater. Input weights are drawn
     with `input_weights: glorot_uniform`, each gate's block by itself; biases are left (see `lstm_forget_bias`).
 
-    By default only networks that no checkpoint supplied (those of `task_layers`, or a model that starts from nothing);
-    `all` throws pretrained ones away. It composes badly with `further_pretraining` where that stands before it.
+    By default only networks that no checkpoint supplied, such as those of `task_layers`; `all` throws pretrained ones
+    away. A folder of `finetricks new-lstm` supplies weights too, if random ones: `all` is right there, and
+    `further_pretraining` comes after it.
 
     Traps: on the stacked 4H x H matrix an orthogonal initialiser makes W^T W = I for all gates together, and each gate
     by itself is far from orthogonal (it shrinks lengths to about a half). That is what public code mostly does.
