@@ -125,6 +125,7 @@ def test_loading_is_quiet_and_leaves_the_settings_alone(bert, capfd) -> None:
     logging.add_handler(handler)
     before = logging.get_verbosity()
     logging.set_verbosity_info()
+    logging.enable_progress_bar()  # a command line that ran in this process has turned it off
     try:
         load_model(str(bert), kind="classification", labels=("a", "b"), seed=0)
         max_positions(empty_model("x", load_config(str(bert))))
