@@ -67,6 +67,8 @@ def test_an_lstm_without_biases_is_refused() -> None:
     model = nn.ModuleDict({"encoder": nn.LSTM(3, 4, bias=False)})
     with pytest.raises(InputError, match="encoder in ModuleDict has no biases.*bias=True"):
         changed(model)
+    with pytest.raises(InputError, match="lstm_forget_bias: LSTM has no biases.*bias=True"):
+        changed(nn.LSTM(3, 4, bias=False))
 
 
 def test_a_model_without_an_lstm_is_refused() -> None:

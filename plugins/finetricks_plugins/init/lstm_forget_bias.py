@@ -45,10 +45,11 @@ class LSTMForgetBias(Trick):
     def init(self, model: nn.Module, layers: Layers, context: Context) -> None:
         found = select(model, LSTMS, self.modules, layers, context, trick=NAME, what="LSTM (a GRU has no forget gate)")
         if without := [module for module in found if not of_each_layer(module, "bias_ih")]:
-            names = ", ".join(name for name, module in model.named_modules() if module in without)
+            owner = type(model).__name__
+            names = [name for name, module in model.named_modules() if module in without]
+            where = f"{', '.join(names)} in {owner}" if any(names) else owner  # the model itself has no name
             raise InputError(
-                f"{NAME}: {names} in {type(model).__name__} has no biases, so its forget gate has none to set; "
-                "build it with bias=True"
+                f"{NAME}: {where} has no biases, so its forget gate has none to set; build it with bias=True"
             )
         for module in found:
             for prefix, value in (("bias_ih", self.value), ("bias_hh", 0.0)):
