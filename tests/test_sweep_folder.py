@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from finetricks.errors import InputError
+from finetricks_tuning.budget import Budget
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.folder import check_folder, writing
 from finetricks_tuning.ledger import Ledger, Trial
@@ -89,44 +94,128 @@ def trial(key: str, status: str = "finished") -> Trial:
 
 def given(searcher: CellSearcher, trial_id: str) -> str:
     suggested = searcher.suggest(trial_id)
-    return suggested if isinstance(suggested, str) else json.loads(suggested[ORDER])["key"]
+    if isinstance(suggested, str):
+        return suggested
+    return "wait" if suggested[ORDER] is None else str(json.loads(suggested[ORDER])["key"])
+
+
+def searcher_of(folder: Path, *rounds: str, **options: Any) -> CellSearcher:
+    """Over the rounds, each written as its keys: `k1 k2`."""
+    waiting = iter(rounds)
+
+    def next_round(trials: Mapping[str, Trial]) -> list[CellOrder]:
+        for keys in waiting:
+            if missing := [order(key) for key in keys.split() if key not in trials]:
+                return missing
+        return []
+
+    return CellSearcher(next_round, Ledger(folder / "trials.jsonl"), folder / ".hold", **options)
+
+
+def recorded(folder: Path) -> dict[str, Trial]:
+    return Ledger(folder / "trials.jsonl").read()[0]
+
+
+def finish(searcher: CellSearcher, trial_id: str, key: str, seconds: float = 0.0) -> None:
+    searcher.on_trial_complete(trial_id, {TRIAL: replace(trial(key), seconds=seconds).to_json()})
 
 
 def test_cells_are_given_out_once_in_order_and_their_results_written_down(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "trials.jsonl")
-    searcher = CellSearcher([order("k1"), order("k2")], ledger)
-    assert [given(searcher, "a"), given(searcher, "b"), given(searcher, "c")] == ["k1", "k2", "FINISHED"]
-    searcher.on_trial_complete("b", {TRIAL: trial("k2").to_json()})
-    assert list(ledger.read()[0]) == ["k2"]
+    searcher = searcher_of(tmp_path, "k1 k2")
+    assert [given(searcher, "a"), given(searcher, "b")] == ["k1", "k2"]
+    finish(searcher, "b", "k2")
+    assert list(recorded(tmp_path)) == ["k2"]
     assert list(searcher.running) == ["a"]
+    finish(searcher, "a", "k1")
+    assert (given(searcher, "c"), searcher.ended) == ("FINISHED", "every cell has a result")
+
+
+def test_a_round_begins_when_the_one_before_has_all_its_results_and_workers_are_held_till_then(tmp_path: Path) -> None:
+    searcher = searcher_of(tmp_path, "k1 k2", "k3")
+    assert [given(searcher, name) for name in "abcd"] == ["k1", "k2", "wait", "wait"]
+    assert (tmp_path / ".hold").exists()
+    finish(searcher, "a", "k1")
+    assert given(searcher, "e") == "wait"
+    finish(searcher, "b", "k2")
+    assert not (tmp_path / ".hold").exists()
+    searcher.on_trial_complete("c", {TRIAL: None})  # what was given nothing to do is no cell
+    assert [given(searcher, name) for name in "fg"] == ["k3", "wait"]
+    finish(searcher, "f", "k3")
+    assert given(searcher, "h") == "FINISHED"
+    assert sorted(recorded(tmp_path)) == ["k1", "k2", "k3"]
 
 
 def test_cells_in_the_ledger_are_passed_over_and_failed_ones_run_again_only_on_request(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "trials.jsonl")
     for key, status in (("k1", "finished"), ("k2", "failed"), ("k3", "diverged")):
-        ledger.append(trial(key, status))
-    orders = [order(f"k{number}") for number in range(1, 5)]
-    assert given(CellSearcher(orders, ledger), "a") == "k4"
-    again = CellSearcher(orders, ledger, retry_failed=True)
-    assert [given(again, "a"), given(again, "b"), given(again, "c")] == ["k2", "k4", "FINISHED"]
+        Ledger(tmp_path / "trials.jsonl").append(trial(key, status))
+    assert given(searcher_of(tmp_path, "k1 k2", "k3 k4"), "a") == "k4"
+    again = searcher_of(tmp_path, "k1 k2", "k3 k4", retry_failed=True)
+    assert [given(again, "a"), given(again, "b")] == ["k2", "wait"]
+    finish(again, "a", "k2")
+    assert given(again, "c") == "k4"
 
 
 def test_a_cell_whose_worker_was_lost_for_good_is_recorded_as_failed(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "trials.jsonl")
-    searcher = CellSearcher([order("k1")], ledger)
+    searcher = searcher_of(tmp_path, "k1")
     given(searcher, "a")
     searcher.on_trial_complete("a", error=True)
-    record = ledger.read()[0]["k1"]
+    record = recorded(tmp_path)["k1"]
     assert (record.status, record.seed, record.tricks) == ("failed", 4, {"stlr": {"ratio": 32.0}})
     assert "worker process was lost" in (record.error or "")
 
 
 def test_after_a_stop_nothing_is_given_out_and_what_was_not_begun_is_not_recorded(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "trials.jsonl")
-    searcher = CellSearcher([order("k1"), order("k2")], ledger)
+    searcher = searcher_of(tmp_path, "k1 k2")
     given(searcher, "a")
     searcher.stop()
     assert given(searcher, "b") == "FINISHED"
     searcher.on_trial_complete("a", {TRIAL: None})
-    assert ledger.read()[0] == {}
-    assert searcher.has_work
+    assert recorded(tmp_path) == {}
+    assert searcher.has_work()
+    assert searcher.ended == ""
+
+
+# -- budgets ---------------------------------------------------------------------------------------------
+
+
+def within(budget: Budget, gpus: float = 0.0) -> dict[str, Any]:
+    return {
+        "exhausted": lambda trials, running, slots: budget.exhausted(trials.values(), running, slots=slots, gpus=gpus)
+    }
+
+
+def test_a_budget_of_cells_counts_those_that_ran_before(tmp_path: Path) -> None:
+    Ledger(tmp_path / "trials.jsonl").append(trial("k1"))
+    searcher = searcher_of(tmp_path, "k1 k2 k3 k4", **within(Budget(cells=3)))
+    assert [given(searcher, name) for name in "abc"] == ["k2", "k3", "FINISHED"]
+    assert searcher.ended == "the budget of 3 cells is used up"
+
+
+@pytest.mark.parametrize(
+    ("budget", "gpus", "slots", "cells"),
+    [
+        # Cells of half an hour: after the first, the next one is begun only if it is expected to end in time.
+        (Budget(hours=1.0), 0.0, 1, 2),
+        (Budget(hours=1.4), 0.0, 1, 2),
+        (Budget(hours=1.5), 0.0, 1, 3),
+        (Budget(hours=1.0), 0.0, 2, 4),
+        (Budget(gpu_hours=4.0), 2.0, 2, 4),
+    ],
+)
+def test_a_budget_of_hours_has_room_for_whole_cells(
+    tmp_path: Path, budget: Budget, gpus: float, slots: int, cells: int
+) -> None:
+    searcher = searcher_of(tmp_path, "k1 k2 k3 k4 k5 k6", **within(budget, gpus))
+    searcher.slots = slots
+    done = 0
+    while (key := given(searcher, "a")) != "FINISHED":
+        finish(searcher, "a", key, seconds=1800.0)
+        done += 1
+    assert done == cells
+    assert "has no room for another cell" in searcher.ended
+
+
+@pytest.mark.parametrize("wrong", [{}, {"cells": 0}, {"hours": -1}, {"days": 3}])
+def test_a_budget_is_a_positive_limit(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Budget(**wrong)

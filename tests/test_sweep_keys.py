@@ -17,7 +17,8 @@ from finetricks.recipe import Recipe
 from finetricks.runner import task_of
 from finetricks.tasks import Task
 from finetricks.trick import Trick
-from finetricks_tuning.cell import Keys, cells_of, hash_of_model, task_key
+from finetricks_tuning.cell import CellMaker, Keys, hash_of_model, task_key
+from finetricks_tuning.rounds import at_most
 from finetricks_tuning.source import hash_of_trick
 from finetricks_tuning.study import Study
 
@@ -133,7 +134,7 @@ def test_an_edited_plugin_file_runs_its_own_cells_again_and_no_others(folder: Pa
         for name in ("one", "two"):
             catalog = catalog.with_file(tmp_path / f"{name}.py")
         study = Study(recipe=recipe_in(folder), factors=["one", "two"], seeds=1, catalog=catalog)
-        return {cell.configuration.name: cell.key for cell in cells_of(study, Keys(task_of, "cpu"))}
+        return {cell.configuration.name: cell.key for cell in at_most(study, CellMaker(study, Keys(task_of, "cpu")))}
 
     for name in ("one", "two"):
         (tmp_path / f"{name}.py").write_text(TRICK.format(name=name.title(), factor=0.5))
@@ -164,7 +165,7 @@ def test_a_class_without_any_source_is_refused_with_the_mend() -> None:
 
 def test_cells_come_seed_by_seed_over_all_configurations(folder: Path) -> None:
     study = Study(recipe=recipe_in(folder), factors=["stlr", "weight_decay"], seeds=[3, 1])
-    cells = cells_of(study, Keys(task_of, "cpu"))
+    cells = at_most(study, CellMaker(study, Keys(task_of, "cpu")))
     assert [(cell.configuration.name, cell.seed) for cell in cells] == [
         (name, seed) for seed in (3, 1) for name in ("baseline", "stlr", "weight_decay")
     ]

@@ -50,11 +50,13 @@ class Keys:
     Args:
         task: gives a recipe's task.
         device: the kind of device that the cells run on: `cpu`, or a GPU's name.
+        workers: how many train a cell together.
     """
 
-    def __init__(self, task: Callable[[Recipe], Task], device: str) -> None:
+    def __init__(self, task: Callable[[Recipe], Task], device: str, workers: int = 1) -> None:
         self._task = task
         self._device = device
+        self._workers = workers
         self._core = hash_of_core()
         self._tricks: dict[type, str] = {}
         self._models: dict[str, str] = {}
@@ -63,7 +65,7 @@ class Keys:
     def of(self, recipe: Recipe) -> str:
         """The key of the cell that runs `recipe`. Raises `InputError` for a trick whose source cannot be found."""
         task = self._task(recipe)
-        parts = {
+        parts: dict[str, Any] = {
             "recipe": self._canonical(recipe),
             "data": task.fingerprint,
             "model": self._model(task.model_name),
@@ -73,6 +75,8 @@ class Keys:
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
             "device": self._device,
         }
+        if self._workers > 1:  # sums over the parts of a batch round differently
+            parts["workers"] = self._workers
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @staticmethod
@@ -115,15 +119,23 @@ def hash_of_model(name: str) -> str:
     return digest.hexdigest()
 
 
-def cells_of(study: Study, keys: Keys) -> list[Cell]:
-    """The cells of a study, seed by seed over all configurations: after each seed the comparison is balanced."""
-    base = with_training(study.recipe, threads=study.threads)  # sums over more threads round differently
-    cells = []
-    for seed in study.settings.seeds:
-        for configuration in study.configurations:
-            recipe = configuration.recipe(base, seed)
-            cells.append(Cell(configuration, seed, recipe, keys.of(recipe)))
-    return cells
+class CellMaker:
+    """Makes the cells of a study.
+
+    Args:
+        study: its recipe, and what a cell takes.
+        keys: makes their keys.
+    """
+
+    def __init__(self, study: Study, keys: Keys) -> None:
+        # Sums over more threads round differently.
+        self._base = with_training(study.recipe, threads=study.threads)
+        self._keys = keys
+
+    def __call__(self, configuration: Configuration, seed: int, rate: float | None = None) -> Cell:
+        """The cell of a configuration and a seed, at a learning rate of its own if one is given."""
+        recipe = configuration.recipe(self._base, seed, rate)
+        return Cell(configuration, seed, recipe, self._keys.of(recipe))
 
 
 def with_training(recipe: Recipe, **settings: Any) -> Recipe:

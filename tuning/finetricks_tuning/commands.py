@@ -33,6 +33,9 @@ def sweep(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in DIR.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the study in DIR.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells again that failed.")] = False,
+    add_seeds: Annotated[
+        int, typer.Option("--add-seeds", metavar="N", help="Go on with the study in DIR, with N seeds more.")
+    ] = 0,
     settings: Settings = None,
     plugins: Plugins = None,
     address: Annotated[
@@ -46,6 +49,12 @@ def sweep(
     if out is None and not dry_run:
         raise InputError("name the study's folder: --out DIR")
     checked = Study.load(study, settings or (), catalog_with(plugins))  # before the seconds that torch and Ray take
+    if add_seeds:
+        from finetricks_tuning.folder import with_more_seeds
+
+        if out is None:
+            raise InputError("--add-seeds extends the study in a folder; name it: --out DIR")
+        checked, resume = with_more_seeds(checked, out, add_seeds), True
     for left_out in checked.left_out:
         warn(f"left out: {left_out.name}: {left_out.reason}")
     quiet_libraries()

@@ -34,8 +34,8 @@ class Configuration:
         """The tricks that are added to the recipe, in the order of the factors."""
         return tuple(named for _, level in self.chosen for named in level.tricks)
 
-    def recipe(self, base: Recipe, seed: int) -> Recipe:
-        """The recipe of one cell: `base` with this configuration's tricks and settings, and the seed."""
+    def recipe(self, base: Recipe, seed: int, rate: float | None = None) -> Recipe:
+        """The recipe of one cell: `base` with this configuration's tricks and settings, the seed, and a tuned rate."""
         model, training = base.model, base.training.model_dump() | {"seed": seed}
         for _, level in self.chosen:
             for path, value in level.settings.items():
@@ -43,6 +43,8 @@ class Configuration:
                     model = value
                 else:
                     training[path.removeprefix("training.")] = value
+        if rate is not None:
+            training["learning_rate"] = rate
         tricks = [trick for _, trick in (*base.tricks, *self.tricks)]
         return Recipe(
             model=model, data=base.data, training=training, tricks=tricks, layers=base.layers, catalog=base.catalog

@@ -17,6 +17,7 @@ from finetricks_tuning.ledger import FAILED, Ledger
 from finetricks_tuning.loopback import keep_to_this_machine
 from finetricks_tuning.prepare import Prepared, prepare
 from finetricks_tuning.probe import probe
+from finetricks_tuning.rounds import at_most
 from finetricks_tuning.summary import LEDGER
 
 if TYPE_CHECKING:
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a study would run.
+    """What a study would run, before it has decided anything on the way.
 
     Attributes:
         cells: those without a result, in the order in which they are run, each with the seconds that it is expected
-            to take.
+            to take. A strategy may leave some out; an adaptive design, and the confirmation of what a study recommends,
+            add others.
         done: how many cells have a result already.
         slots: how many cells run at once.
     """
@@ -95,13 +97,14 @@ def dry_run(
 
     prepared = prepare(study)
     recorded = set() if folder is None or overwrite else _recorded(folder, retry_failed)
-    cells = [cell for cell in prepared.cells if cell.key not in recorded]
+    planned = at_most(study, prepared.make)
+    cells = [cell for cell in planned if cell.key not in recorded]
     levels = {configuration.name: configuration.levels for configuration in study.configurations}
     return DryRun(
         design=facts_of(study.design, levels, len(study.left_out)),
-        cells=tuple(zip(cells, _seconds(cells, prepared), strict=True)),
+        cells=tuple(zip(cells, _seconds(planned, cells, prepared), strict=True)),
         left_out=study.left_out,
-        done=len(prepared.cells) - len(cells),
+        done=len(planned) - len(cells),
         slots=count_slots(Resources(study.threads, prepared.gpus), address),
     )
 
@@ -119,9 +122,9 @@ def _recorded(folder: Path, retry_failed: bool) -> set[str]:
     return {key for key, trial in trials.items() if not (retry_failed and trial.status == FAILED)}
 
 
-def _seconds(cells: Sequence[Cell], prepared: Prepared) -> list[float]:
+def _seconds(planned: Sequence[Cell], cells: Sequence[Cell], prepared: Prepared) -> list[float]:
     """The cost of each cell, from a probe of the first configuration with each model and length."""
-    first = {task_key(cell.recipe): cell.recipe for cell in reversed(prepared.cells)}
+    first = {task_key(cell.recipe): cell.recipe for cell in reversed(planned)}
     needed = dict.fromkeys(task_key(cell.recipe) for cell in cells)
     costs = {key: probe(first[key], prepared.tasks[key]) for key in needed}
     return [costs[task_key(cell.recipe)].of(cell.recipe, prepared.task_of(cell.recipe)) for cell in cells]

@@ -91,7 +91,7 @@ def run_cells(
         tempfile.TemporaryDirectory(prefix="finetricks-") as scratch,
         _cluster(address, resources.cpus),
     ):
-        slots = resources.slots(ray.cluster_resources())
+        searcher.slots = slots = resources.slots(ray.cluster_resources())
         worker = tune.with_resources(
             tune.with_parameters(CellWorker, folder=str(folder), plugins=plugins, tasks=dict(tasks), device=device),
             tune.PlacementGroupFactory([{"CPU": resources.cpus, "GPU": resources.gpus}]),

@@ -38,6 +38,20 @@ def check_folder(folder: Path, study: Study, *, resume: bool, overwrite: bool) -
         raise InputError(f"{folder} already holds a study: --resume continues it, --overwrite replaces it")
 
 
+def with_more_seeds(study: Study, folder: Path, count: int) -> Study:
+    """The study with `count` seeds more than the study in `folder` has, or than its own where that holds none.
+
+    Raises:
+        InputError: `count` is not positive, or the folder's study cannot be read.
+    """
+    if count < 1:
+        raise InputError(f"a number of seeds to add, at least 1, got {count}")
+    there = (folder / STUDY).is_file()
+    seeds = (Study.load(folder / STUDY, catalog=study.catalog) if there else study).settings.seeds
+    more = range(max(seeds) + 1, max(seeds) + 1 + count)
+    return Study(**study.to_dict() | {"seeds": [*seeds, *more]}, catalog=study.catalog)
+
+
 @contextmanager
 def writing(folder: Path, study: Study, *, overwrite: bool) -> Iterator[None]:
     """Hold a checked folder for the block, as its only writer; `overwrite` empties it first.

@@ -47,6 +47,10 @@ class Trial:
     warnings: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
 
+    def value(self, metric: str) -> float | None:
+        """A metric on valid; `None` where the cell did not finish, or the metric is not defined."""
+        return (self.metrics.get("valid") or {}).get(metric) if self.status == FINISHED else None
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 

@@ -57,7 +57,7 @@ def _table(status: Status) -> Table:
         now = [f"{row.running} running"] if row.running else []
         now += [f"{row.lost} failed or diverged"] if row.lost else []
         mean = "" if row.mean is None else f"{row.mean:.4f}"
-        table.add_row(escape(row.name), f"{row.finished} of {status.seeds}", mean, ", ".join(now))
+        table.add_row(escape(row.name), f"{row.finished} of {row.planned}", mean, ", ".join(now))
     return table
 
 

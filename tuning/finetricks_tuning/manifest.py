@@ -1,14 +1,14 @@
-"""What a study planned, `cells.json`: all that its report needs beside the ledger.
+"""What a study planned so far, `cells.json`: all that its report needs beside the ledger.
 
-Written before the first cell starts, so that a report can be made at any time, without the data, the model or the
-tricks at hand.
+Written before the first cell of each round starts, so that a report can be made at any time, without the data, the
+model or the tricks at hand.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,18 @@ from finetricks.errors import InputError
 from finetricks.folder import write_atomically
 
 FILE = "cells.json"
+TUNE, COMPARE, CONFIRM = "tune", "compare", "confirm"
+"""What a cell is run for: to find its configuration's learning rate, for the comparison, or on a fresh seed."""
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """One cell of the plan: its key in the ledger, its configuration and its seed."""
+    """One cell of the plan: its key in the ledger, its configuration, its seed, and what it is run for."""
 
     key: str
     configuration: str
     seed: int
+    phase: str = COMPARE
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class Manifest:
         valid_examples: how many examples the metric is computed on.
         warnings: what a reader of the results must know.
         command: what runs the study again.
+        decisions: what was decided on the way, a sentence each.
+        rates: the learning rate of each configuration, where the study tuned it.
+        recommendation: as `Recommendation.to_dict`, before it is confirmed; `None` where there is none (yet).
+        ended: why there is nothing more to run; empty while there is.
     """
 
     study: Mapping[str, Any]
@@ -50,6 +57,10 @@ class Manifest:
     valid_examples: int
     warnings: tuple[str, ...] = ()
     command: str = ""
+    decisions: tuple[str, ...] = ()
+    rates: Mapping[str, float] = field(default_factory=dict)
+    recommendation: Mapping[str, Any] | None = None
+    ended: str = ""
 
     def write(self, folder: Path) -> None:
         write_atomically(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")
@@ -63,6 +74,6 @@ class Manifest:
         try:
             given = json.loads(path.read_text(encoding="utf-8"))
             given["cells"] = tuple(PlannedCell(**cell) for cell in given["cells"])
-            return cls(**given | {key: tuple(given[key]) for key in ("left_out", "warnings")})
+            return cls(**given | {key: tuple(given[key]) for key in ("left_out", "warnings", "decisions")})
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path} cannot be read ({error}); run `finetricks sweep --resume` again") from None

@@ -1,12 +1,12 @@
-"""What a study needs before its first cell: its tasks, the device, and its cells with their keys."""
+"""What a study needs before its first cell: its tasks, the device, and what makes its cells with their keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from finetricks_tuning.cell import Cell, Keys, cells_of, task_key
+from finetricks_tuning.cell import CellMaker, Keys, task_key
 
 if TYPE_CHECKING:
     from finetricks.recipe import Recipe
@@ -19,14 +19,14 @@ class Prepared:
     """A study that is ready to run.
 
     Attributes:
-        cells: in the order in which they are run.
+        make: makes its cells.
         tasks: by `task_key`: one, unless the model or the length is a factor.
         greater_is_better: of the study's metric.
         device: the kind of device that the cells run on: `cpu`, or a GPU's name.
-        gpus: how many GPUs, or what share of one, a cell takes.
+        gpus: how many GPUs, or what share of one, a worker takes.
     """
 
-    cells: Sequence[Cell]
+    make: CellMaker
     tasks: Mapping[str, Task]
     greater_is_better: bool
     device: str
@@ -37,7 +37,7 @@ class Prepared:
 
 
 def prepare(study: Study) -> Prepared:
-    """Load the data of a study and compute the keys of its cells.
+    """Load the data of a study.
 
     Raises:
         InputError: the data or the model cannot be used, or have no such metric.
@@ -55,7 +55,10 @@ def prepare(study: Study) -> Prepared:
 
     better = greater_is_better(study.settings.metric, task(study.recipe).kind)
     device, gpus = _device(study)
-    return Prepared(cells_of(study, Keys(task, device)), tasks, better, device, gpus)
+    make = CellMaker(study, Keys(task, device, study.settings.workers_per_cell))
+    for configuration in study.configurations:
+        make(configuration, study.settings.seeds[0])  # what any of them needs is read, and found wanting, now
+    return Prepared(make, tasks, better, device, gpus)
 
 
 def _device(study: Study) -> tuple[str, float]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
@@ -17,37 +19,70 @@ ORDER, TRIAL = "order", "trial"
 LOST_IN_A_ROW = 3
 
 
+class NextRound(Protocol):
+    """Gives the cells without a result of the next round, none at the end. Called when the last round is over."""
+
+    def __call__(self, trials: Mapping[str, Trial]) -> list[CellOrder]: ...
+
+
+class Exhausted(Protocol):
+    """Says why no further cell may begin; empty where one may."""
+
+    def __call__(self, trials: Mapping[str, Trial], running: int, slots: float) -> str: ...
+
+
 class CellSearcher(Searcher):  # type: ignore[misc]
-    """Gives out the cells that the ledger does not hold, in their order, and writes each result to the ledger.
+    """Gives out the cells of one round after another, and writes each result to the ledger.
+
+    While a round is not over and none of its cells is left, workers are given an order for nothing, which lasts as long
+    as the file `hold` exists: Tune would end those that have nothing to do, and a new one takes seconds to start.
 
     Args:
-        orders: the cells to run. Those in the ledger are passed over.
+        next_round: gives the cells. Those in the ledger are passed over.
         retry_failed: the ones that failed count as not run.
+        exhausted: whether the budget is.
         on_change: called when a cell starts and when one ends.
+
+    Attributes:
+        trials: all results, by key.
+        running: the cells that are at work, by Tune's name for them.
+        slots: how many cells run at once; infinitely many until it is known.
+        ended: why there is nothing more to run; empty while there is.
     """
 
     def __init__(
         self,
-        orders: Iterable[CellOrder],
+        next_round: NextRound,
         ledger: Ledger,
+        hold: Path,
         *,
         retry_failed: bool = False,
+        exhausted: Exhausted = lambda trials, running, slots: "",
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         trials, _ = ledger.read()
         self.trials = {key: t for key, t in trials.items() if not (retry_failed and t.status == FAILED)}
         self.running: dict[str, CellOrder] = {}
-        self._waiting = [order for order in orders if order.key not in self.trials]
-        self._waiting.reverse()
-        self._ledger = ledger
+        self.slots = math.inf
+        self.ended = ""
         self.on_change = on_change
+        self._next_round = next_round
+        self._exhausted = exhausted
+        self._waiting: list[CellOrder] = []
+        self._ledger = ledger
+        self._hold = hold
         self._stopped = False
         self._lost_in_a_row = 0
 
-    @property
     def has_work(self) -> bool:
-        """Whether any cell waits for its turn."""
+        """Whether a cell can begin now. Decides the next round when the last one is over."""
+        if not self.ended and not self._waiting and not self.running:
+            self._waiting = self._next_round(self.trials)[::-1]
+            if not self._waiting:
+                self.ended = "every cell has a result"
+        if self._waiting and (reason := self._exhausted(self.trials, len(self.running), self.slots)):
+            self._waiting, self.ended = [], reason
         return bool(self._waiting)
 
     @property
@@ -60,12 +95,17 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         self._stopped = True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        if self._stopped or self.workers_fail or not self._waiting:
+        if self._stopped or self.workers_fail:
             return str(Searcher.FINISHED)
-        order = self._waiting.pop()
-        self.running[trial_id] = order
-        self.on_change()
-        return {ORDER: json.dumps(order.to_dict())}
+        if self.has_work():
+            order = self._waiting.pop()
+            self.running[trial_id] = order
+            self.on_change()
+            return {ORDER: json.dumps(order.to_dict())}
+        if self.ended:
+            return str(Searcher.FINISHED)
+        self._hold.touch()
+        return {ORDER: None}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         order = self.running.pop(trial_id, None)
@@ -78,6 +118,8 @@ class CellSearcher(Searcher):  # type: ignore[misc]
             self._record(Trial.from_json(result[TRIAL]))
         else:  # the worker was told to stop before it began
             self._waiting.append(order)
+        if not self.running:
+            self._hold.unlink(missing_ok=True)
         self.on_change()
 
     def _record(self, trial: Trial) -> None:

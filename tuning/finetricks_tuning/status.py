@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.ledger import FINISHED, Trial
-from finetricks_tuning.manifest import Manifest
+from finetricks_tuning.manifest import COMPARE, Manifest
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class ConfigurationStatus:
     """One configuration: cells by state, and the mean of its metric so far."""
 
     name: str
+    planned: int
     finished: int
     lost: int
     running: int
@@ -27,12 +29,15 @@ class Status:
     """A study at a moment.
 
     Attributes:
+        phase: what is run now: `tune`, `compare` or `confirm`.
+        configurations: of the comparison.
+        planned: cells of the rounds that were decided so far.
         done: cells with a result, whatever it is.
         seconds_left: estimated from this session's cells; `None` until two have ended.
     """
 
     metric: str
-    seeds: int
+    phase: str
     configurations: tuple[ConfigurationStatus, ...]
     done: int
     planned: int
@@ -40,35 +45,42 @@ class Status:
 
 
 class StatusKeeper:
-    """Makes the status from the ledger's trials and the cells that are running."""
+    """Makes the status from the plan, the ledger's trials and the cells that are running."""
 
-    def __init__(self, manifest: Manifest, trials: Mapping[str, Trial]) -> None:
-        self._manifest = manifest
-        self._keys = {cell.key for cell in manifest.cells}
-        self._before = len(self._keys & set(trials))
+    def __init__(self, trials: Mapping[str, Trial]) -> None:
+        self._before = set(trials)
         self._first_end: tuple[float, int] | None = None
 
-    def now(self, trials: Mapping[str, Trial], running: Iterable[CellOrder]) -> Status:
-        metric = str(self._manifest.study["metric"])
-        ours = [trial for key, trial in trials.items() if key in self._keys]
+    def now(self, plan: Manifest, trials: Mapping[str, Trial], running: Iterable[CellOrder]) -> Status:
+        metric = str(plan.study["metric"])
         at_work = [order.configuration for order in running]
-        own: dict[str, list[Trial]] = {name: [] for name in self._manifest.configurations}
-        for trial in ours:
-            own[trial.configuration].append(trial)
+        own: dict[str, list[Trial]] = {name: [] for name in plan.configurations}
+        planned: Counter[str] = Counter()
+        for cell in plan.cells:
+            if cell.phase == COMPARE:
+                planned[cell.configuration] += 1
+                if cell.key in trials:
+                    own[cell.configuration].append(trials[cell.key])
         rows = []
         for name, trials_of in own.items():
-            values = [v for t in trials_of if (v := (t.metrics.get("valid") or {}).get(metric)) is not None]
+            values = [value for trial in trials_of if (value := trial.value(metric)) is not None]
             finished = sum(trial.status == FINISHED for trial in trials_of)
             mean = sum(values) / len(values) if values else None
-            rows.append(ConfigurationStatus(name, finished, len(trials_of) - finished, at_work.count(name), mean))
-        seconds_left = self._seconds_left(len(ours))
-        seeds = len(self._manifest.study["seeds"])
-        return Status(metric, seeds, tuple(rows), len(ours), len(self._keys), seconds_left)
+            lost = len(trials_of) - finished
+            rows.append(ConfigurationStatus(name, planned[name], finished, lost, at_work.count(name), mean))
+        done = {cell.key for cell in plan.cells} & set(trials)
+        return Status(metric, _phase(plan, done), tuple(rows), len(done), len(plan.cells), self._left(plan, done))
 
-    def _seconds_left(self, done: int) -> float | None:
+    def _left(self, plan: Manifest, done: Set[str]) -> float | None:
+        new = len(done - self._before)
         if self._first_end is None:
             # Until here workers were starting; the pace shows in what comes after.
-            self._first_end = (time.monotonic(), done) if done > self._before else None
+            self._first_end = (time.monotonic(), new) if new else None
             return None
         since, first = self._first_end
-        return (time.monotonic() - since) / (done - first) * (len(self._keys) - done) if done > first else None
+        return (time.monotonic() - since) / (new - first) * (len(plan.cells) - len(done)) if new > first else None
+
+
+def _phase(plan: Manifest, done: Set[str]) -> str:
+    """Of the first cell that has no result."""
+    return next((cell.phase for cell in plan.cells if cell.key not in done), COMPARE)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -15,12 +16,26 @@ from finetricks.settings import Settings
 from finetricks.trick import Trick
 from finetricks.validation import problems_of
 from finetricks.yaml_file import Document, dump_yaml, load_yaml, override
+from finetricks_tuning.budget import Budget
 from finetricks_tuning.configurations import Configuration, LeftOut
 from finetricks_tuning.designs import Design
 from finetricks_tuning.designs.reader import FORMS as DESIGN_FORMS
 from finetricks_tuning.designs.reader import check_design, read_design
 from finetricks_tuning.factor_reader import FORMS, FactorReader
 from finetricks_tuning.factors import Factor
+from finetricks_tuning.strategies import Strategy
+from finetricks_tuning.strategies.reader import FORMS as STRATEGY_FORMS
+from finetricks_tuning.strategies.reader import read_strategy
+
+FRESH_SEEDS, TUNING_SEEDS = 20_000, 10_000
+"""The first of the seeds that confirm a recommendation, and of those that tune a rate: far from the comparison's."""
+
+
+class TuneLearningRate(Settings):
+    """The rates that each configuration is tried at before it is compared, at equal cost for all."""
+
+    values: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=2)
+    seeds: int = Field(default=1, gt=0, description="How many runs at each rate, on seeds of their own.")
 
 
 class StudySettings(Settings):
@@ -29,16 +44,41 @@ class StudySettings(Settings):
     recipe: Any = Field(description="a recipe file, or the recipe itself; what it holds is in every configuration")
     factors: Any = Field(description=f"a list of factors: {FORMS}")
     design: Any = Field(default="ablation", description=DESIGN_FORMS)
+    strategy: Any = Field(default="full", description=f"Which cells of the design are run: {STRATEGY_FORMS}.")
     seeds: tuple[int, ...] = Field(
         default=(0, 1, 2, 3, 4), description="A number n for 0..n-1, or a list. Every configuration sees the same."
     )
     metric: str = Field(default="accuracy", description="On valid; test is scored once, at the end, and never selects.")
     alpha: float = Field(default=0.05, gt=0, lt=1, description="The rate of false verdicts over the whole study.")
+    equivalence: float | None = Field(
+        default=None, gt=0, description="An effect smaller than this, in units of the metric, does not matter."
+    )
+    correction: Literal["holm", "benjamini_hochberg"] = Field(
+        default="holm", description="holm: of any false verdict; benjamini_hochberg: of their share among the verdicts."
+    )
+    confirm: int = Field(
+        default=5, ge=0, description="Fresh seeds on which the recommended recipe is compared with the baseline."
+    )
+    tune_learning_rate: TuneLearningRate | None = Field(
+        default=None, description="Find a rate for each configuration first: {values: [1e-4, 2e-4], seeds: 1}."
+    )
+    budget: Budget | None = Field(default=None, description="What the study may cost: {cells: 60} or {hours: 8}.")
+    isolation: Literal["warm", "process"] = Field(
+        default="warm", description="warm: a process runs one cell after another; process: each cell has its own."
+    )
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        default=(), description="Where else the cells are logged."
+    )
     cpus_per_cell: int | None = Field(
-        default=None, gt=0, description="CPU cores, and threads, of a cell; 1 unless the recipe sets training.threads."
+        default=None,
+        gt=0,
+        description="CPU cores, and threads, of a worker; 1 unless the recipe sets training.threads.",
     )
     gpus_per_cell: float | None = Field(
-        default=None, ge=0, description="GPUs of a cell, or a share of one; 1 where there are any."
+        default=None, ge=0, description="GPUs of a worker, or a share of one; 1 where there are any."
+    )
+    workers_per_cell: int = Field(
+        default=1, gt=0, description="How many workers train a cell together, each with those CPUs and GPUs."
     )
 
     @field_validator("metric")
@@ -75,7 +115,7 @@ class Study:
     Args:
         recipe: a recipe file, the recipe as a mapping, or a `Recipe`.
         factors: as in a study file; a `Trick` instance is a factor too.
-        settings: the other keys of a study file: design, seeds, metric, alpha, cpus_per_cell, gpus_per_cell.
+        settings: the other keys of a study file: design, strategy, seeds, metric, ...
         catalog: where names are looked up; the installed tricks by default.
 
     Raises:
@@ -86,6 +126,7 @@ class Study:
     factors: tuple[Factor, ...]
     settings: StudySettings
     design: Design
+    strategy: Strategy
     configurations: tuple[Configuration, ...]
     left_out: tuple[LeftOut, ...]
 
@@ -128,18 +169,20 @@ class Study:
         reader = FactorReader(document, recipe, catalog.get, catalog.name_of, problems)
         factors = reader.read(given["factors"]) if "factors" in given else ()
         design = read_design(given.get("design", "ablation"), document.place, problems)
+        strategy = read_strategy(given.get("strategy", "full"), document.place, problems)
         settings = None
         try:
             settings = StudySettings.model_validate(dict(given))
         except ValidationError as error:
             problems += problems_of(error, StudySettings, given, (), document.place)
         if settings and recipe and factors:
-            _check_together(settings, recipe, document, problems)
+            _check_together(settings, recipe, {factor.name for factor in factors}, document, problems)
         if design and factors and not problems:
             check_design(design, factors, document.place, problems)
-        if problems or settings is None or recipe is None or design is None:
+        if problems or settings is None or recipe is None or design is None or strategy is None:
             raise RecipeError(problems)
-        self.recipe, self.factors, self.settings, self.design = recipe, factors, settings, design
+        self.recipe, self.factors, self.settings = recipe, factors, settings
+        self.design, self.strategy = design, strategy
         try:
             self.configurations, self.left_out = design.choose(factors, recipe.tricks)
         except InputError as error:
@@ -152,6 +195,21 @@ class Study:
     def threads(self) -> int:
         """CPU cores of a cell, which are its threads."""
         return self.settings.cpus_per_cell or self.recipe.training.threads or 1
+
+    @property
+    def fresh_seeds(self) -> tuple[int, ...]:
+        """The seeds on which a recommendation is confirmed: none of them chose it."""
+        return self._seeds_from(FRESH_SEEDS, self.settings.confirm)
+
+    @property
+    def tuning_seeds(self) -> tuple[int, ...]:
+        """The seeds on which a configuration's learning rate is found."""
+        tuning = self.settings.tune_learning_rate
+        return self._seeds_from(TUNING_SEEDS, tuning.seeds if tuning else 0)
+
+    def _seeds_from(self, first: int, count: int) -> tuple[int, ...]:
+        free = (seed for seed in itertools.count(first) if seed not in self.settings.seeds)
+        return tuple(itertools.islice(free, count))
 
     @property
     def catalog(self) -> Catalog:
@@ -170,7 +228,8 @@ class Study:
             "recipe": self.recipe.to_dict(),
             "factors": [factor.given for factor in self.factors],
             "design": self.design.given,
-            **self.settings.model_dump(mode="json", exclude={"recipe", "factors", "design"}),
+            "strategy": self.strategy.given,
+            **self.settings.model_dump(mode="json", exclude={"recipe", "factors", "design", "strategy"}),
         }
 
     def to_yaml(self) -> str:
@@ -200,7 +259,9 @@ def _recipe(document: Document, overrides: Sequence[str], catalog: Catalog, prob
     return None
 
 
-def _check_together(settings: StudySettings, recipe: Recipe, document: Document, problems: list[Problem]) -> None:
+def _check_together(
+    settings: StudySettings, recipe: Recipe, factors: Collection[str], document: Document, problems: list[Problem]
+) -> None:
     def note(key: str, message: str) -> None:
         problems.append(Problem(document.place((key,)), message))
 
@@ -210,6 +271,8 @@ def _check_together(settings: StudySettings, recipe: Recipe, document: Document,
             note("recipe", f"a study needs `{key}` in its recipe")
     if len(settings.seeds) > 1 and None not in (training.init_seed, training.data_seed, training.dropout_seed):
         note("seeds", "the recipe fixes init_seed, data_seed and dropout_seed: all seeds would be the same run")
+    if settings.tune_learning_rate and "training.learning_rate" in factors:
+        note("tune_learning_rate", "training.learning_rate is a factor too; either compare rates, or tune them")
     if settings.cpus_per_cell and training.threads and settings.cpus_per_cell != training.threads:
         note(
             "cpus_per_cell",

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetricks_tuning.address import check_address
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.folder import check_folder, writing
-from finetricks_tuning.ledger import Ledger
+from finetricks_tuning.ledger import Ledger, Trial
 from finetricks_tuning.loopback import keep_to_this_machine
-from finetricks_tuning.manifest import Manifest, PlannedCell
+from finetricks_tuning.manifest import Manifest
 from finetricks_tuning.prepare import Prepared, prepare
 from finetricks_tuning.report import write_report
+from finetricks_tuning.rounds import Rounds
 from finetricks_tuning.status import Status, StatusKeeper
 from finetricks_tuning.study import Study
 from finetricks_tuning.summary import LEDGER, Summary, summarise
@@ -62,9 +62,7 @@ def sweep(
         check_address(address)
     prepared = prepare(study)
     with writing(folder, study, overwrite=overwrite):
-        manifest = _manifest(study, prepared, command)
-        manifest.write(folder)
-        session = _Session(study, prepared, folder, manifest)
+        session = _Session(study, prepared, folder, command)
         with suppress(KeyboardInterrupt):
             session.run(retry_failed, address, on_update)
         return write_results(folder)
@@ -83,69 +81,99 @@ def write_results(folder: str | Path) -> Summary:
     return summary
 
 
-@dataclass(frozen=True)
 class _Session:
     """One go at the cells of a study that have no result."""
 
-    study: Study
-    prepared: Prepared
-    folder: Path
-    manifest: Manifest
+    def __init__(self, study: Study, prepared: Prepared, folder: Path, command: str) -> None:
+        self._study = study
+        self._prepared = prepared
+        self._folder = folder
+        self._command = command
+        self._rounds = Rounds(study, prepared.make, greater_is_better=prepared.greater_is_better)
+        self._warnings = _warnings(study, prepared)
 
     def run(self, retry_failed: bool, address: str | None, on_update: OnUpdate | None) -> None:
         if address is None:
             keep_to_this_machine()
         from finetricks_tuning.engine import Resources, run_cells
         from finetricks_tuning.searcher import CellSearcher
-        from finetricks_tuning.worker import Plugins
+        from finetricks_tuning.worker import HOLD, Plugins
 
-        orders = [CellOrder.of(cell) for cell in self.prepared.cells]
-        searcher = CellSearcher(orders, Ledger(self.folder / LEDGER), retry_failed=retry_failed)
+        searcher = CellSearcher(
+            self._next_round,
+            Ledger(self._folder / LEDGER),
+            self._folder / HOLD,
+            retry_failed=retry_failed,
+            exhausted=self._exhausted,
+        )
         if on_update is not None:
             searcher.on_change = self._updates(searcher, on_update)
-            searcher.on_change()
-        if searcher.has_work:
-            run_cells(
-                searcher,
-                self.folder,
-                plugins=Plugins.of(self.study.catalog),
-                tasks=self.prepared.tasks,
-                device=self.prepared.device,
-                resources=Resources(self.study.threads, self.prepared.gpus),
-                address=address,
-            )
+        try:
+            if searcher.has_work():
+                searcher.on_change()
+                run_cells(
+                    searcher,
+                    self._folder,
+                    plugins=Plugins.of(self._study.catalog),
+                    tasks=self._prepared.tasks,
+                    device=self._prepared.device,
+                    resources=Resources(self._study.threads, self._prepared.gpus),
+                    address=address,
+                )
+        finally:
+            self._plan(searcher.ended).write(self._folder)
+
+    def _next_round(self, trials: Mapping[str, Trial]) -> list[CellOrder]:
+        cells = self._rounds.next(trials)
+        self._plan().write(self._folder)
+        return [CellOrder.of(cell) for cell in cells]
+
+    def _exhausted(self, trials: Mapping[str, Trial], running: int, slots: float) -> str:
+        budget = self._study.settings.budget
+        gpus = self._prepared.gpus * self._study.settings.workers_per_cell
+        return budget.exhausted(trials.values(), running, slots=slots, gpus=gpus) if budget else ""
+
+    def _plan(self, ended: str = "") -> Manifest:
+        """What is planned by now, for the report."""
+        study, rounds = self._study, self._rounds
+        return Manifest(
+            study=study.to_dict(),
+            configurations={configuration.name: configuration.levels for configuration in rounds.configurations},
+            cells=tuple(rounds.planned),
+            left_out=tuple(left_out.to_dict() for left_out in study.left_out),
+            greater_is_better=self._prepared.greater_is_better,
+            valid_examples=len(self._prepared.task_of(study.recipe).splits["valid"]),
+            warnings=self._warnings,
+            command=self._command,
+            decisions=tuple(rounds.decisions),
+            rates=rounds.rates,
+            recommendation=rounds.recommendation.to_dict() if rounds.recommendation else None,
+            ended=ended,
+        )
 
     def _updates(self, searcher: CellSearcher, on_update: OnUpdate) -> Callable[[], None]:
-        keeper = StatusKeeper(self.manifest, searcher.trials)
+        keeper = StatusKeeper(searcher.trials)
         last = -UPDATE_EVERY
 
         def update() -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last >= UPDATE_EVERY or not (searcher.running or searcher.has_work):
+            if now - last >= UPDATE_EVERY or not searcher.running:
                 last = now
-                on_update(keeper.now(searcher.trials, searcher.running.values()))
+                on_update(keeper.now(self._plan(), searcher.trials, searcher.running.values()))
 
         return update
 
 
-def _manifest(study: Study, prepared: Prepared, command: str) -> Manifest:
-    task = prepared.task_of(study.recipe)
-    warnings = list(task.notes)
+def _warnings(study: Study, prepared: Prepared) -> tuple[str, ...]:
+    """What a reader of the results must know of how the study was set up."""
+    warnings = list(prepared.task_of(study.recipe).notes)
     if study.recipe.stack().owner("schedule") is None:
         warnings.append("the baseline has no learning-rate schedule: beside it, any decay may look like a discovery")
-    if "training.learning_rate" not in {factor.name for factor in study.factors}:
+    factors = {factor.name for factor in study.factors}
+    if factors and "training.learning_rate" not in factors and study.settings.tune_learning_rate is None:
         warnings.append(
             "every configuration was trained at one learning rate: a trick that only changes the effective rate is "
-            "credited for it; training.learning_rate can be a factor"
+            "credited for it; tune_learning_rate finds a rate for each, or training.learning_rate can be a factor"
         )
-    return Manifest(
-        study=study.to_dict(),
-        configurations={configuration.name: configuration.levels for configuration in study.configurations},
-        cells=tuple(PlannedCell(cell.key, cell.configuration.name, cell.seed) for cell in prepared.cells),
-        left_out=tuple(left_out.to_dict() for left_out in study.left_out),
-        greater_is_better=prepared.greater_is_better,
-        valid_examples=len(task.splits["valid"]),
-        warnings=tuple(warnings),
-        command=command,
-    )
+    return tuple(warnings)

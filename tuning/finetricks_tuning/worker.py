@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from ray import cloudpickle, tune
 
 from finetricks.catalog import Catalog, installed
 from finetricks.recipe import Recipe
+from finetricks.runner import task_of
 from finetricks.trick import Trick
 from finetricks_tuning.cell_run import CellOrder, run_cell
 from finetricks_tuning.hygiene import Flags, clean, settle
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 
 STOP = ".stop"
 """A file of this name in the study's folder keeps workers from beginning another cell."""
+
+HOLD = ".hold"
+"""A file of this name there keeps workers that have no cell from ending."""
+
+LONGEST_WAIT, BETWEEN_LOOKS = 30.0, 0.05  # seconds
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
     ) -> None:
         self._folder = Path(folder)
         self._plugins = plugins
-        self._tasks = tasks
+        self._tasks = dict(tasks)
         self._device = device
         self._own_folder = tempfile.TemporaryDirectory()
         self._flags = Flags.now()
@@ -90,6 +97,9 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         if (self._folder / STOP).exists():
             return {TRIAL: None, "done": True}
+        if self.config[ORDER] is None:
+            self._wait()
+            return {TRIAL: None, "done": True}
         self._cells += 1
         if self._cells == 2:  # the first cell has imported all that a run needs
             settle()
@@ -97,6 +107,12 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
         order = CellOrder(**json.loads(self.config[ORDER]))
         trial = run_cell(order, self._folder, self._device, self._prepare)
         return {TRIAL: trial.to_json(), "done": True}
+
+    def _wait(self) -> None:
+        """Stay warm until the round is over; not for ever, since the driver may have been killed."""
+        until = time.monotonic() + LONGEST_WAIT
+        while (self._folder / HOLD).exists() and time.monotonic() < until:
+            time.sleep(BETWEEN_LOOKS)
 
     def cleanup(self) -> None:
         self._own_folder.cleanup()
@@ -106,4 +122,7 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
         return self._plugins.catalog(Path(self._own_folder.name))
 
     def _prepare(self, order: CellOrder) -> tuple[Recipe, Task]:
-        return Recipe(**order.recipe, catalog=self._catalog), self._tasks[order.task]
+        recipe = Recipe(**order.recipe, catalog=self._catalog)
+        if order.task not in self._tasks:  # of a configuration that was chosen while the study ran
+            self._tasks[order.task] = task_of(recipe)
+        return recipe, self._tasks[order.task]

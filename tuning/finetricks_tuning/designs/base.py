@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetricks.settings import Settings
 from finetricks.stack import Named
@@ -13,6 +13,9 @@ from finetricks.yaml_file import Loc
 from finetricks_tuning.configurations import Configuration, LeftOut, without_conflicts
 from finetricks_tuning.contrasts import Contrast, Levels
 from finetricks_tuning.factors import Factor, label_of
+
+if TYPE_CHECKING:
+    from finetricks_tuning.strategies.base import Results
 
 MOST = 10_000
 """Configurations that a design may list. More are a slip: no study trains them."""
@@ -74,6 +77,17 @@ class Design(Settings):
             levels: of all configurations, by name, baseline first.
             there: the configurations that have finished cells.
         """
+
+    def more(self, results: Results) -> tuple[Configuration, ...]:
+        """Further configurations, chosen from the results of those before; none when there are enough.
+
+        A pure function of results, so that a study that is resumed comes to the same ones.
+        """
+        return ()
+
+    def winner(self, results: Results) -> str | None:
+        """The configuration that the design has searched for; `None` where the verdicts on levels say what to use."""
+        return None
 
 
 def combinations_of(factors: Sequence[Factor]) -> int:
