@@ -111,6 +111,12 @@ def test_a_folder_that_holds_something_is_refused(folder: Path, tmp_path: Path) 
         run(recipe_in(folder), tmp_path / "run", resume=True, overwrite=True)
 
 
+def test_what_a_kill_leaves_before_there_is_a_run_is_no_obstacle(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".recipe.yaml.partial").write_text("mod")
+    assert run(recipe_in(folder, epochs=1), tmp_path / "run", resume=True).steps > 0
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(folder: Path, tmp_path: Path) -> None:
     class Explodes(Trick):
         """Infinite from the third step on."""

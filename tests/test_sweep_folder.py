@@ -71,6 +71,12 @@ def test_overwrite_empties_the_folder_and_resume_does_not(holding: Path) -> None
         assert sorted(path.name for path in holding.iterdir()) == [".lock", "study.yaml"]
 
 
+def test_what_a_kill_leaves_before_there_is_a_study_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".study.yaml.partial").write_text("rec")
+    check_folder(tmp_path, study(), resume=True, overwrite=False)
+
+
 def test_two_sweeps_never_write_in_one_folder(holding: Path) -> None:
     with (
         writing(holding, study(), overwrite=False),

@@ -54,7 +54,7 @@ class RunFolder:
             raise InputError("resume and overwrite exclude one another: continue the run, or replace it")
         if self.path.is_file():
             raise InputError(f"{self.path} is a file; name a folder")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.path.is_dir() or holds_nothing(self.path, partial_name(RECIPE)):
             return
         if not self.is_run:
             raise InputError(f"{self.path} is not empty and holds no run; name a new or an empty folder")
@@ -93,9 +93,19 @@ class RunFolder:
         write_atomically(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
 
 
+def holds_nothing(folder: Path, *left: str) -> bool:
+    """Whether a folder is empty, but for the names in `left`: what a kill leaves before anything is there."""
+    return all(path.name in left for path in folder.iterdir())
+
+
+def partial_name(name: str) -> str:
+    """What the file `name` is called while it is written."""
+    return f".{name}.partial"
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file as a whole: a reader, or a kill, sees the old content or the new."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(partial_name(path.name))
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
