@@ -54,6 +54,8 @@ class Strategy(Settings):
     """A way to spend cells; its fields are the options that a study file may give it."""
 
     name: ClassVar[str]
+    picks_winner: ClassVar[bool] = False
+    """Whether it runs the better configurations on more seeds: their p-values confirm nothing then."""
 
     @property
     def given(self) -> str | dict[str, Any]:
@@ -73,6 +75,13 @@ class Strategy(Settings):
         Args:
             seeds: the study's, in order: the most that any configuration gets.
         """
+
+    def p_values(self, results: Results, seeds: Sequence[int]) -> Mapping[str, float]:
+        """By row, the p-value adjusted for the family and for the looks that were had at it.
+
+        Empty where the strategy looks once: the study's own correction holds.
+        """
+        return {}
 
     def winner(self, results: Results) -> str | None:
         """The configuration that the strategy has picked; `None` where the verdicts on levels say what to use."""
