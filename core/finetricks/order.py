@@ -15,7 +15,8 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from finetricks.errors import CheckpointError
+from finetricks.distributed import ALONE, Ranks
+from finetricks.errors import CheckpointError, FinetricksError
 from finetricks.streams import child, seeded
 
 
@@ -66,14 +67,24 @@ class Order:
         loader: over the training set.
         seed: of the data stream.
         plain: behave as a plain Trainer does (`streams: none`), where `seed` is the Trainer's data seed.
+        ranks: the processes among which each batch is shared out.
+
+    Raises:
+        FinetricksError: the batches of a loader whose order cannot be owned are to be shared out.
     """
 
-    def __init__(self, loader: Any, seed: int, *, plain: bool = False) -> None:
+    def __init__(self, loader: Any, seed: int, *, plain: bool = False, ranks: Ranks = ALONE) -> None:
         self.loader = loader
         self.seed = seed
         self.plain = plain
+        self._ranks = ranks
         self._sampler = self._own_sampler()
         self.owned = self._sampler is not None
+        if ranks.size > 1 and not self.owned:
+            raise FinetricksError(
+                "the batches of this loader cannot be shared out among processes: it is over an iterable, or has a "
+                "sampler of its own. Give a loader over a map-style data set with torch's own sampler"
+            )
 
     def _own_sampler(self) -> Sampler[int] | None:
         loader = self.loader
@@ -88,6 +99,13 @@ class Order:
             return kind(len(loader.sampler), self.seed)
         return loader.sampler if type(loader.sampler) is SequentialSampler else None
 
+    def weight(self, index: int) -> float:
+        """What this process's part of an epoch's micro-batch `index` counts; see `Ranks.weight`."""
+        if not self.owned:
+            return 1.0
+        size = self.loader.batch_size
+        return self._ranks.weight(min(size, len(self.loader.sampler) - index * size))
+
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Any]:
         """The batches of an epoch, without its first `skip` ones. Raises `CheckpointError` if it cannot skip."""
         if self._sampler is None:
@@ -101,6 +119,7 @@ class Order:
         if isinstance(self._sampler, EpochSampler):
             self._sampler.set_epoch(epoch)
         batches = list(BatchSampler(self._sampler, self.loader.batch_size, self.loader.drop_last))[skip:]
+        batches = [list(self._ranks.part(rows)) for rows in batches]
         # The workers' seeds come from this generator; without one they would be drawn from the global state, as a plain
         # Trainer's are.
         generator = None if self.plain else torch.Generator().manual_seed(child(self.seed, "workers", epoch))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from finetricks.errors import Diverged, InputError
+from finetricks.distributed import Ranks
+from finetricks.errors import CheckpointError, Diverged, InputError
 from finetricks.folder import RunFolder
 from finetricks.layer_pass import without
 from finetricks.layers import find_layers
@@ -69,6 +70,9 @@ def run(
 ) -> Result:
     """Train `recipe` and write the run's folder `out`.
 
+    In an initialised process group of torch each process calls this, and they train one model together, data-parallel:
+    the recipe's batch is shared out among them, rank 0 writes, and all get the result. All must be able to read `out`.
+
     Args:
         resume: continue from the newest whole checkpoint in `out`; a finished run is given as it is.
         overwrite: replace the run in `out`.
@@ -79,14 +83,16 @@ def run(
     Raises:
         InputError: the recipe, its data, its model or the folder cannot be used.
         Diverged: the loss or the gradient is no longer finite.
+        OtherRankFailed: another process of the group failed.
     """
-    folder = RunFolder(out)
-    folder.check(recipe, resume=resume, overwrite=overwrite)
-    if resume and (done := folder.result()) is not None:
+    folder, ranks = RunFolder(out), Ranks.current()
+    ranks.of_first(lambda: folder.check(recipe, resume=resume, overwrite=overwrite))
+    if resume and (done := ranks.of_first(folder.result)) is not None:
         return Result(**{**done, "notes": tuple(done["notes"])}, folder=folder.path)
     with _threads(recipe.training.threads):
-        task = task or task_of(recipe)
-        return _Run(recipe, task, folder, resume=resume).train(save_model, on_progress)
+        with ranks.together():
+            task = task or task_of(recipe)
+        return _Run(recipe, task, folder, ranks, resume=resume).train(save_model, on_progress)
 
 
 def task_of(recipe: Recipe) -> Task:
@@ -155,25 +161,15 @@ def _changed(recipe: Recipe, task: Task, stack: Stack, split: str, given: datase
 class _Run:
     """The state of a run between its steps."""
 
-    def __init__(self, recipe: Recipe, task: Task, folder: RunFolder, *, resume: bool) -> None:
+    def __init__(self, recipe: Recipe, task: Task, folder: RunFolder, ranks: Ranks, *, resume: bool) -> None:
         self.recipe = recipe
         self.task = task
         self.folder = folder
-        stack, streams = recipe.stack(), recipe.streams
-        self.splits, added = splits_of(recipe, task, stack)
-        saved = folder.checkpoints.newest() if resume else None
-        context = about(recipe, task)
-        model = stack.build(task.model(streams.init), streams.init, **context).to(_device())
-        batches = loader(self.splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True, added=added)
-        self.session = Session.bind(
-            recipe,
-            model,
-            batches,
-            forward=partial(without, added),
-            build=False,
-            init=saved is None,
-            context=context,
-        )
+        self.ranks = ranks
+        saved = self._checkpoint() if resume else None
+        with ranks.together():
+            self.splits, self.session = self._bind(init=saved is None)
+        self.wrapped = ranks.wrap(self.session.model)  # before what the checkpoint says is frozen
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []  # since the last evaluation
         self.seconds_before = 0.0
@@ -184,16 +180,45 @@ class _Run:
                 saved["losses"],
                 saved["seconds"],
             )
-        folder.begin(recipe, resume=resume)  # only now: what cannot be used leaves nothing behind
-        folder.write_metrics(self.history)
+        ranks.of_first(lambda: self._begin(resume))  # only now: what cannot be used leaves nothing behind
         self.started = time.perf_counter()
+
+    def _checkpoint(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint. Raises `CheckpointError` if not all ranks see the same one."""
+        with self.ranks.together():
+            saved = self.folder.checkpoints.newest()
+        steps = self.ranks.gather(saved["global_step"] if saved else None)
+        if len(set(steps)) > 1:
+            raise CheckpointError(
+                f"the processes find different checkpoints in {self.folder.path} (of steps {steps}, by rank): the "
+                "folder must lie on storage that all of them share"
+            )
+        return saved
+
+    def _bind(self, *, init: bool) -> tuple[dict[str, datasets.Dataset], Session]:
+        """The splits, and the session of a new model."""
+        recipe, task = self.recipe, self.task
+        stack, streams = recipe.stack(), recipe.streams
+        splits, added = splits_of(recipe, task, stack)
+        context = about(recipe, task)
+        model = stack.build(task.model(streams.init), streams.init, **context).to(_device())
+        batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True, added=added)
+        forward = partial(without, added)
+        return splits, Session.bind(
+            recipe, model, batches, forward=forward, build=False, init=init, context=context, ranks=self.ranks
+        )
+
+    def _begin(self, resume: bool) -> None:
+        self.folder.begin(self.recipe, resume=resume)
+        self.folder.write_metrics(self.history)
 
     def train(self, save_model: bool, on_progress: OnProgress | None) -> Result:
         session, plan = self.session, self.session.plan
         session.model.train()
         for batch in session.batches():
-            loss = session.loss(batch)
-            self._watch(loss.item(), "loss")
+            with self.ranks.together():
+                loss = session.loss(batch, self.wrapped)
+            self._watch(self.ranks.mean(loss.item() * session.weight), "loss")
             session.backward(loss)
             if not session.step():
                 continue
@@ -201,8 +226,8 @@ class _Run:
                 self._watch(session.grad_norm.item(), "gradient")
             metrics = self._evaluation() if self._due(self.recipe.training.evaluate) else None
             if self._due(self.recipe.training.checkpoint):
-                self.folder.checkpoints.save(session.global_step, self._state())
-            if on_progress is not None:
+                self._save()
+            if on_progress is not None and self.ranks.rank == 0:
                 on_progress(session.global_step, plan.total_steps, metrics)
         return self._end(save_model)
 
@@ -232,10 +257,11 @@ class _Run:
         """Score a split; at the run's end keep the predictions, example by example."""
         dataset, task = self.splits[split], self.task
         size = self.recipe.training.eval_batch_size
-        scores = score(self.session.model, dataset, task.tokenizer, kind=task.kind, batch_size=size)
+        model, ranks = self.session.model, self.ranks
+        scores = score(model, dataset, task.tokenizer, kind=task.kind, batch_size=size, ranks=ranks)
         if self.session.ended and split in task.splits:
             path = self.folder.predictions(split)
-            write_predictions(path, dataset, scores, kind=task.kind, labels=task.labels)
+            ranks.of_first(lambda: write_predictions(path, dataset, scores, kind=task.kind, labels=task.labels))
         return compute_metrics(task.kind, scores, dataset["labels"][:])
 
     def _record(self, metrics: dict[str, float]) -> None:
@@ -254,10 +280,14 @@ class _Run:
             }
         )
         self.losses = []
-        self.folder.write_metrics(self.history)
+        self.ranks.of_first(lambda: self.folder.write_metrics(self.history))
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started
+
+    def _save(self) -> None:
+        state = self._state()  # all ranks have a part in it
+        self.ranks.of_first(lambda: self.folder.checkpoints.save(self.session.global_step, state))
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -272,8 +302,13 @@ class _Run:
             self._evaluation()
         valid = self.history[-1]["valid"]  # the last step is always evaluated, with its predictions kept
         test = self._evaluate("test") if "test" in self.splits else None
+        with self.ranks.together():
+            model = self.session.finish()
+        return self.ranks.of_first(lambda: self._write(model, valid, test, save_model))
+
+    def _write(self, model: Any, valid: dict[str, float], test: dict[str, float] | None, save_model: bool) -> Result:
+        """Write the model and the result."""
         session = self.session
-        model: Any = session.finish()
         if save_model:
             write_model(
                 model,

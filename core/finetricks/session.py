@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ import torch
 from accelerate.utils import convert_to_fp32, send_to_device
 from torch import nn
 
+from finetricks.distributed import ALONE, Ranks
 from finetricks.errors import CheckpointError, FinetricksError, TrickError
 from finetricks.freezing import Freezing
 from finetricks.fresh import fresh_parameters
@@ -62,6 +65,7 @@ class Session:
         precision: str = "fp32",
         forward: Forward | None = None,
         replan: Callable[[Mapping[str, int]], Plan] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
         self.stack = stack
@@ -74,6 +78,7 @@ class Session:
         self.state: dict[str, dict[str, Any]] = {name: {} for name, _ in stack.tricks}
         self.grad_norm: torch.Tensor | None = None
         self._order = order
+        self._ranks = ranks
         self._accumulation = accumulation
         self._batches_per_epoch = batches_per_epoch or plan.steps_per_epoch * accumulation
         self._clip = clip
@@ -103,6 +108,7 @@ class Session:
         build: bool = True,
         init: bool = True,
         context: Mapping[str, Any] | None = None,
+        ranks: Ranks = ALONE,
     ) -> Session:
         """Compile `recipe` for `model` and `loader`, and bind it.
 
@@ -120,6 +126,8 @@ class Session:
             build: let tricks change the structure (false if they already did).
             init: let tricks change weights (false if a checkpoint supplies them).
             context: what tricks are told of the task: `tokenizer`, `max_length`, `text_columns` (see `Context`).
+            ranks: the processes among which each batch of the loader is shared out. By default every process gets whole
+                batches, also in a process group: the parts are then the loop's affair.
 
         Raises:
             LayersError: the order of the model's layers cannot be told.
@@ -157,13 +165,14 @@ class Session:
             plan=plan,
             optimizer=optimizer(groups) if optimizer else create_optimizer(groups, training),
             streams=None if plain else streams,
-            order=Order(loader, plain_seed if plain else streams.data, plain=plain),
+            order=Order(loader, plain_seed if plain else streams.data, plain=plain, ranks=ranks),
             accumulation=training.accumulation,
             batches_per_epoch=length,
             clip=training.clip,
             precision=training.precision,
             forward=forward,
             replan=lambda decisions: compiled(decisions=decisions),
+            ranks=ranks,
         )
 
     # -- the loop ----------------------------------------------------------------------------------------
@@ -202,8 +211,18 @@ class Session:
         with self.dropout_stream():
             return inside_forward(self.model, model or self.model, self._whole_loss, batch)
 
+    @property
+    def weight(self) -> float:
+        """What the loss of the present micro-batch counts in the mean over the ranks, by its share of the examples."""
+        if self._order is None or self._ranks.size == 1:
+            return 1.0
+        step_in_epoch = self.global_step % self.plan.steps_per_epoch
+        return self._order.weight(step_in_epoch * self._accumulation + self._micro_batch)
+
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of `loss`, divided by the micro-batches that the optimizer step really holds.
+
+        Between several ranks it is weighted too, so that the mean of their gradients is that of the whole batch.
 
         Raises:
             FinetricksError: the loss depends on nothing that is trained at this step.
@@ -214,6 +233,8 @@ class Session:
                 f"the loss of step {self.global_step} depends on nothing that is trained then ({', '.join(trained)}): "
                 "the model's output does not read it"
             )
+        if (weight := self.weight) != 1:
+            loss = loss * weight
         (loss / self._window()).backward()
 
     def step(self) -> bool:
@@ -249,7 +270,9 @@ class Session:
             TrickError: a decision would change what was already trained.
         """
         progress = self.plan.progress(self.global_step)
-        decided = self.stack.evaluated(metrics, progress, self.model, self.state)
+        with self._ranks.together():
+            decided = self.stack.evaluated(metrics, progress, self.model, self.state)
+        decided = self._ranks.of_first(lambda: decided)
         new = {name: self.global_step for name in decided if name not in self.plan.decisions}
         if new:
             before, done = self.plan, self.global_step
@@ -355,6 +378,7 @@ class Session:
             "steps": {"total": self.plan.total_steps, "per_epoch": self.plan.steps_per_epoch},
             "accumulation": self._accumulation,
             "streams": None if self.streams is None else vars(self.streams),
+            "ranks": self._ranks.size,
             "plan": self._plan_before_training.fingerprint(),
         }
 
@@ -371,6 +395,8 @@ class Session:
 
     def state_dict(self) -> dict[str, Any]:
         """All that resume needs, for `torch.save`; it can be loaded with `weights_only=True`.
+
+        Of several ranks each calls it; the state of one is good for all.
 
         Raises:
             FinetricksError: called between the micro-batches of one optimizer step, or for a loader whose order is not
@@ -389,20 +415,20 @@ class Session:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "tricks": self.state,
             "decisions": dict(self.plan.decisions),
-            "rng": _rng() if self.streams is None else None,
+            "own": _of_ranks(self._ranks, {"tricks": self.state, "rng": _rng() if self.streams is None else None}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken. Raises `CheckpointError` for another run's state."""
         self.check_identity(state["identity"])
         self.global_step = state["global_step"]
-        self.recall(state["tricks"], state["decisions"])
+        own = state["own"][self._ranks.rank if len(state["own"]) > 1 else 0]
+        self.recall(own["tricks"], state["decisions"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self._resumed_rng = state["rng"]
+        self._resumed_rng = own["rng"]
         if self._resumed_rng is not None:
             _set_rng(self._resumed_rng)
         self.enter(state["global_step"])
@@ -412,6 +438,18 @@ class Session:
         self.state = {name: dict(tricks.get(name, {})) for name, _ in self.stack.tricks}
         if decisions:
             self._follow(decisions)
+
+
+def _of_ranks(ranks: Ranks, own: dict[str, Any]) -> list[dict[str, Any]]:
+    """What differs between the ranks, by rank; of one alone where all have the same, as with the built-in tricks."""
+    if ranks.size == 1:
+        return [own]
+    own = send_to_device(own, torch.device("cpu"))
+    written = io.BytesIO()
+    torch.save(own, written)
+    if len(set(ranks.gather(hashlib.sha256(written.getvalue()).hexdigest()))) == 1:
+        return [own]
+    return ranks.gather(own)
 
 
 def _rng() -> dict[str, torch.Tensor]:

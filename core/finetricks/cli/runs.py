@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,18 +29,22 @@ def train(
     plugins: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a recipe."""
+    """Train a recipe; on several GPUs: torchrun --nproc-per-node N -m finetricks train ..."""
     checked = load_recipe(recipe, settings or (), catalog_with(plugins))  # before the seconds that torch takes
+    speaks = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one is enough
     try:
-        with _progress() as on_progress:
+        with _progress() if speaks else nullcontext() as on_progress:
+            from finetricks.distributed import launched
             from finetricks.runner import run
 
             quiet_libraries()
-            result = run(checked, out, resume=resume, overwrite=overwrite, on_progress=on_progress)
+            with launched():
+                result = run(checked, out, resume=resume, overwrite=overwrite, on_progress=on_progress)
     except KeyboardInterrupt:
         messages().print("interrupted; the same command with --resume goes on from the last checkpoint")
         raise
-    _tell(result, as_json)
+    if speaks:
+        _tell(result, as_json)
 
 
 def predict(

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from finetricks.distributed import ALONE, Ranks
 from finetricks.errors import FinetricksError
 from finetricks.folder import write_atomically
 from finetricks.tasks.encode import TOKENS, collator
@@ -34,11 +35,12 @@ def score(
     *,
     kind: Kind,
     batch_size: int,
+    ranks: Ranks = ALONE,
 ) -> NDArray[np.float64]:
     """What the model gives for each example, in the data set's order.
 
-    Examples of like length share a batch. The model is in eval mode meanwhile, and each of its modules is put back as
-    it was; the global random state is left alone.
+    Examples of like length share a batch; the batches are shared out among `ranks`, and all get all scores. The model
+    is in eval mode meanwhile, and each of its modules is put back as it was; the global random state is left alone.
 
     Returns:
         [examples, classes] probabilities that sum to 1 (classification), or each label's own (multi_label);
@@ -52,13 +54,15 @@ def score(
     rows = dataset.select_columns([name for name in TOKENS if name in dataset.column_names]).select(order)
     device = next(model.parameters()).device
     collate = collator(tokenizer)
-    logits = []
-    with _evaluating(model), torch.inference_mode():
-        for columns in rows.iter(batch_size):
+    logits: dict[int, torch.Tensor] = {}
+    with ranks.together(), _evaluating(model), torch.inference_mode():
+        for start in range(ranks.rank * batch_size, len(rows), ranks.size * batch_size):
+            columns = rows[start : start + batch_size]
             batch = collate([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)])
             outputs = model(**{name: tensor.to(device) for name, tensor in batch.items()})
-            logits.append(outputs.logits.to("cpu", torch.float64))
-        scores = _ACTIVATIONS[kind](torch.cat(logits)).numpy()
+            logits[start] = outputs.logits.to("cpu", torch.float64)
+    every = {start: part for parts in ranks.gather(logits) for start, part in parts.items()}
+    scores = _ACTIVATIONS[kind](torch.cat([every[start] for start in sorted(every)])).numpy()
     unfit = int((~np.isfinite(scores).all(axis=1)).sum())
     if unfit:
         raise FinetricksError(f"the model's scores are not finite for {unfit} of {len(scores)} examples")
