@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from transformers import default_data_collator
 
 import tiny
-from finetricks import InputError, Recipe, Session, TrickTrainer, run
+from finetricks import FinetricksError, InputError, Recipe, Session, Trick, TrickTrainer, hookimpl, run
 from finetricks_plugins.evaluated.best import goodness
 from finetricks_plugins.evaluated.early_stopping import EarlyStopping
 from finetricks_plugins.freeze.gradual_unfreezing import GradualUnfreezing
@@ -155,9 +156,63 @@ def test_in_the_trainer_it_stops_on_a_slice_of_the_training_set(tmp_path: Path) 
     assert trainer.evaluate(trainer.held_out)["eval_loss"] == pytest.approx(best)
 
 
+def test_in_the_trainer_a_run_that_was_stopped_does_not_go_on_when_it_is_resumed(tmp_path: Path) -> None:
+    recipe = tiny.recipe(EarlyStopping(patience=1, restore_best=False), epochs=9, learning_rate=0.05)
+    whole, resumed = (trainer_of(recipe, tmp_path, save_strategy="epoch") for _ in range(2))
+    whole.train()
+    assert whole.session.stopped
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == whole.state.global_step < 9 * 5
+    assert resumed.session.plan.decisions == whole.session.plan.decisions
+    assert tiny.equal(resumed.model, whole.model)
+
+
+class Marks(Trick):
+    """Says in a column which split an example is of; adds rows to train."""
+
+    @hookimpl
+    def data(self, dataset: datasets.Dataset, split: str) -> datasets.Dataset:
+        marked = dataset.add_column("split", [split] * len(dataset))
+        if split != "train":
+            return marked
+        added = marked.map(lambda row: {"example_id": -1 - row["example_id"]})
+        return datasets.concatenate_datasets([marked, added])
+
+
+def test_in_the_trainer_the_slice_is_a_split_of_its_own_to_other_tricks(tmp_path: Path) -> None:
+    recipe, data = tiny.recipe(Marks(), EarlyStopping()), datasets.Dataset.from_dict({"labels": [0, 1] * 10})
+    args = recipe.training_arguments(tmp_path, eval_strategy="epoch", use_cpu=True)
+    trainer = TrickTrainer(recipe=recipe, model=tiny.bert(), args=args, train_dataset=data, eval_dataset=data)
+    assert (len(trainer.train_dataset), len(trainer.held_out)) == (38, 2)
+    assert trainer.held_out["split"][:] == ["held_out"] * 2
+    own = [number for number in trainer.train_dataset["example_id"] if number >= 0]
+    assert sorted([*own, *trainer.held_out["example_id"]]) == list(range(20))
+
+
+def test_a_trainer_without_a_training_set_evaluates(tmp_path: Path) -> None:
+    recipe = tiny.recipe(EarlyStopping())
+    args = recipe.training_arguments(tmp_path, eval_strategy="epoch", use_cpu=True, disable_tqdm=True)
+    trainer = TrickTrainer(recipe=recipe, model=tiny.bert(), args=args, eval_dataset=tiny.rows(6))
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_a_single_example_cannot_be_parted(tmp_path: Path) -> None:
+    recipe = tiny.recipe(EarlyStopping())
+    args = recipe.training_arguments(tmp_path, eval_strategy="epoch", use_cpu=True)
+    with pytest.raises(FinetricksError, match="held out of train, and train has 1 example"):
+        TrickTrainer(recipe=recipe, model=tiny.bert(), args=args, train_dataset=tiny.rows(1), eval_dataset=tiny.rows(2))
+
+
 def test_the_trainer_needs_evaluations(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="early_stopping decides at evaluations"):
         trainer_of(Recipe(tricks=["early_stopping"]), tmp_path, eval_strategy="no")
+
+
+def test_the_trainer_cannot_go_back_to_other_weights_than_the_trick(tmp_path: Path) -> None:
+    best = {"load_best_model_at_end": True, "save_strategy": "epoch"}
+    with pytest.raises(InputError, match="load_best_model_at_end, but early_stopping goes back to the best weights"):
+        trainer_of(Recipe(tricks=["early_stopping"]), tmp_path, **best)
+    trainer_of(Recipe(tricks=[{"early_stopping": {"restore_best": False}}]), tmp_path, **best)
 
 
 def test_neutral_holds_nothing_out() -> None:

@@ -75,7 +75,7 @@ def test_the_start_is_kept_in_the_checkpoint() -> None:
     session = bound()
     start = tiny.bert().state_dict()
     tiny.train(session, steps=3)
-    kept = session.state_dict()["tricks"]["l2_sp"]
+    kept = session.state_dict()["own"][0]["tricks"]["l2_sp"]
     assert set(kept) == {name for name, _ in session.model.named_parameters()} - set(NEW)
     assert all(torch.equal(value, start[name]) for name, value in kept.items())
 

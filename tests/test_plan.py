@@ -77,6 +77,23 @@ def test_a_parameters_options_stand_in_for_its_layers_field_by_field() -> None:
     assert groups["head/wd=0"].lr_factor == groups["head/wd=0.1"].lr_factor == 0.5
 
 
+@pytest.mark.parametrize(
+    "tricks",
+    [
+        (Rates(decays={"classifier.bias": 0.0}),),  # as it was, but by a trick
+        (Rates(rates={"classifier.bias": 2.0}), Rates2(rates={"classifier.bias": 0.5})),
+        (Rates(rates={"classifier.bias": 1 / 3, "classifier.weight": 0.3333333}),),  # alike in the digits shown
+    ],
+)
+def test_every_group_has_a_name_of_its_own(tricks: tuple[Trick, ...]) -> None:
+    session = tiny.recipe(*tricks).bind(tiny.bert(), tiny.loader())
+    names = [group.name for group in session.plan.groups]
+    assert len(set(names)) == len(names) > 5
+    assert sum(map(len, session.identity()["groups"].values())) == len(list(session.model.parameters()))
+    rates = [session.plan.rate(group, 0) for group in session.plan.groups]
+    assert [group["lr"] for group in session.optimizer.param_groups] == rates
+
+
 def test_two_weight_decays_for_one_parameter_conflict() -> None:
     with pytest.raises(TrickConflict, match="rates and rates2 both set the weight decay of 'classifier"):
         plan_of(Rates(decays={"classifier.weight": 0.1}), Rates2(decays={"head": 0.2}))

@@ -163,6 +163,22 @@ def test_the_fingerprint_is_of_what_determines_the_result() -> None:
     assert base.fingerprint != Recipe(tricks=[Flat()], training={"seed": 1}, catalog=CATALOG).fingerprint
 
 
+def test_the_fingerprint_of_a_set_does_not_depend_on_its_order() -> None:
+    # The order in which a set is gone through is drawn anew in each process; of numbers it is that of insertion.
+    class Chosen(Trick):
+        """Names layers, in no order."""
+
+        layers: frozenset[int]
+
+        @hookimpl
+        def freeze(self) -> tuple[str, ...]:
+            return ()
+
+    one, other = (Recipe(tricks=[Chosen(layers=frozenset(order))]) for order in ([0, 8], [8, 0]))
+    assert list(one.tricks[0][1].layers) != list(other.tricks[0][1].layers)
+    assert one.fingerprint == other.fingerprint
+
+
 def test_streams_can_be_set_one_by_one() -> None:
     assert Recipe(training={"seed": 3}).streams == Streams.derive(3)
     changed = Recipe(training={"seed": 3, "data_seed": 4}).streams

@@ -9,13 +9,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 import tiny
-from finetricks import CheckpointError, Diverged, InputError, Recipe, Trick, hookimpl, installed, load, predict, run
+from finetricks import (
+    CheckpointError,
+    Context,
+    Diverged,
+    InputError,
+    Layers,
+    Progress,
+    Recipe,
+    Trick,
+    hookimpl,
+    installed,
+    load,
+    predict,
+    run,
+)
 from finetricks.yaml_file import load_yaml
 
 
@@ -129,6 +143,29 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(folder: Path, tmp_
         run(recipe_in(folder, [Explodes()]), tmp_path / "run")
 
 
+def test_a_run_whose_last_steps_train_nothing_is_scored_with_what_it_ends_with(folder: Path, tmp_path: Path) -> None:
+    class FallsAsleep(Trick):
+        """Freezes everything from the ninth step on."""
+
+        trains_nothing: ClassVar[bool] = True
+
+        @hookimpl
+        def freeze(self, progress: Progress, layers: Layers) -> tuple[str, ...]:
+            return layers.names if progress.step >= 8 else ()
+
+    asleep = run(recipe_in(folder, [FallsAsleep()]), tmp_path / "asleep")
+    short = run(recipe_in(folder, epochs=8 / 6), tmp_path / "short")
+    assert (asleep.steps, short.steps) == (12, 8)
+    assert (asleep.valid, asleep.test) == (short.valid, short.test)
+    assert files_of(tmp_path / "asleep" / "predictions") == files_of(tmp_path / "short" / "predictions")
+
+
+def test_weights_that_are_not_finite_after_a_step_end_the_run_too(folder: Path, tmp_path: Path) -> None:
+    recipe = recipe_in(folder, epochs=1 / 6, learning_rate=1e38, optimizer="sgd")
+    with pytest.raises(Diverged, match="diverged at step 1: the score of an example of valid is not finite"):
+        run(recipe, tmp_path / "run")
+
+
 def test_a_run_that_cannot_begin_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
     before = run(recipe_in(folder), tmp_path / "run")
     with pytest.raises(InputError, match="1000000 asked for"):
@@ -161,6 +198,56 @@ def test_a_structure_that_a_trick_built_is_built_again_on_loading(folder: Path, 
     again = predict(tmp_path / "run", folder / "test.csv", catalog=catalog)["prediction"].tolist()
     saved = (tmp_path / "run" / "predictions" / "test.csv").read_text().splitlines()[1:]
     assert again == [line.split(",")[2] for line in saved]
+
+
+class Reader(Trick):
+    """Adds a column that the model then reads, in training, evaluation and prediction alike."""
+
+    @hookimpl
+    def data(self, dataset: Any) -> Any:
+        return dataset.add_column("extra", [5.0] * len(dataset))
+
+    @hookimpl
+    def build(self, model: Any) -> None:
+        class Reads(type(model)):
+            def forward(self, input_ids, attention_mask=None, token_type_ids=None, labels=None, extra=None):
+                assert extra is not None
+                return super().forward(input_ids, attention_mask, token_type_ids, labels=labels)
+
+        model.__class__ = Reads
+
+
+def test_a_column_that_a_trick_adds_is_there_whenever_the_model_reads_it(folder: Path, tmp_path: Path) -> None:
+    run(recipe_in(folder, [Reader()], epochs=1), tmp_path / "run")
+    assert len(predict(tmp_path / "run", folder / "test.csv", catalog=installed().with_classes([Reader]))) == 12
+
+
+def test_tricks_are_told_the_same_when_a_model_is_loaded(folder: Path, tmp_path: Path) -> None:
+    told: list[Any] = []
+
+    class Listens(Trick):
+        """Notes what it is told of the task."""
+
+        @hookimpl
+        def build(self, model: Any, context: Context) -> None:
+            told.append((context.labels, context.metrics, context.text_columns, context.max_length))
+
+        @hookimpl
+        def data(self, dataset: Any, context: Context) -> Any:
+            self.build(None, context)
+            return dataset
+
+    run(recipe_in(folder, [Listens()], epochs=1), tmp_path / "run")
+    predict(tmp_path / "run", folder / "test.csv", catalog=installed().with_classes([Listens]))
+    assert told[0][0] == ("bird", "fish")
+    assert len(told) == 6
+    assert len(set(told)) == 1
+
+
+def test_a_run_that_kept_no_model_says_so(folder: Path, tmp_path: Path) -> None:
+    run(recipe_in(folder, epochs=1), tmp_path / "run", save_model=False)
+    with pytest.raises(InputError, match="holds a run that kept no model"):
+        load(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["nothing", "unfinished"])
@@ -212,6 +299,25 @@ def test_resume_after_kill_9_equals_uninterrupted_bit_for_bit(folder: Path, tmp_
     lines = [[json.loads(line) for line in files["metrics.jsonl"].splitlines()] for files in (killed, whole)]
     for one, other in zip(*lines, strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_a_run_is_not_resumed_on_other_data(tmp_path: Path) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(step: int, total: int, metrics: Any) -> None:
+        if step == 8:
+            raise Interrupted
+
+    folder = tiny.write_task(tmp_path)
+    with pytest.raises(Interrupted):
+        run(recipe_in(folder), tmp_path / "run", on_progress=interrupt)
+    before = (folder / "train.csv").read_text()
+    (folder / "train.csv").write_text(before.replace("wing", "reef"))
+    with pytest.raises(CheckpointError, match="no longer what the checkpoint .* was trained on"):
+        run(recipe_in(folder), tmp_path / "run", resume=True)
+    (folder / "train.csv").write_text(before)
+    assert run(recipe_in(folder), tmp_path / "run", resume=True).steps == 12
 
 
 def test_a_run_that_is_told_to_stop_can_be_resumed(folder: Path, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,17 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import tiny
-from finetricks import CheckpointError, FinetricksError, ParamOptions, Recipe, Session, Trick, hookimpl
+from finetricks import (
+    CheckpointError,
+    FinetricksError,
+    Layers,
+    ParamOptions,
+    Progress,
+    Recipe,
+    Session,
+    Trick,
+    hookimpl,
+)
 
 
 class LayerRates(Trick):
@@ -101,6 +113,29 @@ def test_frozen_layers_do_not_move_and_are_in_eval_mode_whatever_the_loop_calls(
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     expected = {name for layer in ("block.2", "head") for name in session.layers.parameters[layer]}
     assert moved == expected
+
+
+class Asleep(Trick):
+    """Freezes everything from one step to another."""
+
+    trains_nothing: ClassVar[bool] = True
+    steps: tuple[int, int]
+
+    @hookimpl
+    def freeze(self, progress: Progress, layers: Layers) -> tuple[str, ...]:
+        return layers.names if self.steps[0] <= progress.step < self.steps[1] else ()
+
+
+@pytest.mark.parametrize("steps", [(0, 3), (4, 7)])
+def test_the_rates_are_the_plans_after_steps_at_which_nothing_is_trained(steps: tuple[int, int]) -> None:
+    session = bound(Asleep(steps=steps), tiny.Decay())
+    rates = {}
+    for batch in session.batches():
+        rates[session.global_step] = session.optimizer.param_groups[0]["lr"]
+        session.backward(session.loss(batch))
+        session.step()
+    trained = [step for step in range(12) if not steps[0] <= step < steps[1]]
+    assert rates == pytest.approx({step: 1e-3 * (1 - step / 12) for step in trained})
 
 
 def test_a_stale_gradient_does_not_move_a_parameter_that_freezes() -> None:
@@ -279,6 +314,41 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(other: dict[st
     assert message in str(error.value)
 
 
+class StopsAtOnce(Trick):
+    """Remembers what it is shown, and stops."""
+
+    @hookimpl
+    def evaluated(self, metrics: Mapping[str, float], state: dict[str, Any]) -> str:
+        state.update(metrics)
+        return "stop"
+
+
+def test_what_an_evaluation_showed_can_be_saved_whatever_kind_of_number_it_was(tmp_path) -> None:
+    session = bound(StopsAtOnce())
+    session.evaluated({"accuracy": np.float64(0.5), "loss": torch.tensor(2.0), "examples": 7})
+    torch.save(session.state_dict(), tmp_path / "state.pt")
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert saved["own"][0]["tricks"] == {"stops_at_once": {"accuracy": 0.5, "loss": 2.0, "examples": 7.0}}
+
+
+def test_a_state_from_before_a_decision_takes_it_back() -> None:
+    session = bound(StopsAtOnce())
+    before = copy.deepcopy(session.state_dict())
+    session.evaluated({"accuracy": 0.5})
+    assert session.stopped
+    session.load_state_dict(before)
+    assert session.plan.decisions == {}
+    assert len(tiny.train(session)) == 12
+
+
+def test_nothing_is_decided_between_the_micro_batches_of_a_step() -> None:
+    session = bound(StopsAtOnce(), accumulation=2)
+    session.backward(session.loss(next(session.batches())))
+    session.step()
+    with pytest.raises(FinetricksError, match="evaluate between optimizer steps"):
+        session.evaluated({"accuracy": 0.5})
+
+
 def test_groups_are_matched_by_name_not_by_position() -> None:
     class Swapped(LayerRates):
         """The same groups by size, with other rates."""
@@ -350,6 +420,18 @@ def test_a_loader_without_a_length_needs_one() -> None:
         tiny.recipe().bind(tiny.bert(), iter(batches))
     session = tiny.recipe(epochs=1).bind(tiny.bert(), iter(batches), steps_per_epoch=6)
     assert len(tiny.train(session)) == 6
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (lambda: iter(list(tiny.loader())), "no batches left at step 6 of 12.*an iterator cannot"),
+        (lambda: list(tiny.loader())[:4], "ended at step 4, within an epoch of 6 steps; give steps_per_epoch"),
+    ],
+)
+def test_a_loader_that_gives_less_than_was_said_is_an_error(loader: Any, message: str) -> None:
+    with pytest.raises(FinetricksError, match=message):
+        tiny.train(tiny.recipe().bind(tiny.bert(), loader(), steps_per_epoch=6))
 
 
 def test_forgetting_to_step_is_said() -> None:

@@ -125,6 +125,20 @@ def test_build_and_data_pass_on_what_the_one_before_gave() -> None:
     assert built[1].seen
 
 
+def test_data_of_any_kind_can_be_given_back_as_it_is() -> None:
+    class TrainOnly(Trick):
+        """Leaves other splits as they are; forgets to return train."""
+
+        @hookimpl
+        def data(self, dataset: Any, split: str) -> Any:
+            return None if split == "train" else dataset
+
+    stack, rows = Stack([("train_only", TrainOnly())]), [{"labels": 1}]
+    assert stack.data(rows, "valid", seed=0) is rows
+    with pytest.raises(TrickError, match="'train_only', hook 'data': gave NoneType instead of a data set; return it"):
+        stack.data(rows, "train", seed=0)
+
+
 def test_freezing_is_the_union_and_unknown_layers_are_refused() -> None:
     class Freeze(Trick):
         """Freezes one layer."""

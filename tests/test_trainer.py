@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, default_data_collator, set_seed
 
 import tiny
-from finetricks import CheckpointError, Recipe, RecipeError, TrickMixin, TrickTrainer
+from finetricks import CheckpointError, Progress, Recipe, RecipeError, Trick, TrickMixin, TrickTrainer, hookimpl
 
 
 def losses_of(trainer: Trainer) -> list[float]:
@@ -266,6 +266,39 @@ def test_model_init_and_a_second_training(tmp_path: Path) -> None:
     assert all(torch.equal(value, first[name]) for name, value in trainer.model.state_dict().items())
 
 
+def test_a_second_training_does_not_draw_weights_anew(tmp_path: Path) -> None:
+    drawn: list[bool] = []
+
+    class Draws(Trick):
+        """Would throw away what was learnt."""
+
+        @hookimpl
+        def init(self, model: nn.Module) -> None:
+            drawn.append(True)
+
+    trainer_of(tiny.recipe(Draws()), tmp_path, save_strategy="epoch").train()
+    resumed = trainer_of(tiny.recipe(Draws()), tmp_path)
+    resumed.train(resume_from_checkpoint=True)
+    resumed.train()
+    assert len(drawn) == 1  # by the training that was not resumed
+
+
+def test_every_training_ends_with_an_evaluation_to_decide_on(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Sees(Trick):
+        """Notes when it was asked."""
+
+        @hookimpl
+        def evaluated(self, progress: Progress) -> None:
+            seen.append(progress.step)
+
+    trainer = trainer_of(tiny.recipe(Sees()), tmp_path, eval_strategy="epoch", eval_delay=5)
+    trainer.train()
+    trainer.train()
+    assert seen == [10, 10]
+
+
 def test_the_mixin_fits_other_trainers(tmp_path: Path) -> None:
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, T5Config, T5ForConditionalGeneration
 
@@ -325,6 +358,47 @@ def test_data_tricks_change_the_trainers_data(tmp_path: Path) -> None:
     )
     trainer.train()
     assert trainer.train_dataset[0]["input_ids"] == trainer.eval_dataset["one"][0]["input_ids"] == [2, 5, 10, 11, 12, 3]
+
+
+def test_columns_that_tricks_add_reach_only_what_names_them(tmp_path: Path) -> None:
+    import datasets
+
+    class Extra(Trick):
+        """Adds a column."""
+
+        @hookimpl
+        def data(self, dataset: datasets.Dataset) -> datasets.Dataset:
+            return dataset.add_column("extra", [5.0] * len(dataset))
+
+    class Plain(nn.Module):
+        """Takes no other columns."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny.bert()
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor) -> Any:
+            return self.inner(input_ids, attention_mask, labels=labels)
+
+    class Reads(Plain):
+        """Reads the column."""
+
+        def forward(self, input_ids, attention_mask, labels, extra):
+            assert (extra == 5).all()
+            return super().forward(input_ids, attention_mask, labels)
+
+    rows = [{**row, "input_ids": row["input_ids"].tolist()} for row in tiny.rows()]
+    data = datasets.Dataset.from_list([{**row, "attention_mask": [1] * 8} for row in rows])
+    for kind in (Plain, Reads):
+        trainer = TrickTrainer(
+            recipe=tiny.recipe(Extra()),
+            model=kind(),
+            args=tiny.recipe().training_arguments(tmp_path, disable_tqdm=True, save_strategy="no", use_cpu=True),
+            train_dataset=data,
+            eval_dataset=data,
+        )
+        trainer.train()
+        assert trainer.evaluate()["eval_loss"] > 0
 
 
 def test_a_stream_of_examples_trains_by_max_steps(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import tiny
 from finetricks import Session
 from finetricks_plugins.freeze.two_stage import THAW, TwoStage
 from finetricks_plugins.schedule.linear_decay import LinearDecay
+from finetricks_plugins.schedule.stlr import SlantedTriangular
 
 
 def test_the_head_alone_then_everything_at_a_smaller_rate() -> None:
@@ -86,6 +87,16 @@ def test_a_decision_survives_resume(at: int, tmp_path: Path) -> None:
     held_out_rises_until(second, epoch=2)
     assert tiny.equal(second.model, whole.model)
     assert second.plan == whole.plan
+
+
+def test_a_decision_leaves_a_schedule_of_stages_as_it_was_before() -> None:
+    tricks = TwoStage(until="accuracy", lr_factor=1), SlantedTriangular(restart="per_stage")
+    session = tiny.recipe(*tricks, epochs=5).bind(tiny.bert(), tiny.loader())
+    before = session.plan
+    held_out_rises_until(session, epoch=2)
+    assert [stage.end for stage in session.plan.stages] == [18, 30]
+    assert session.plan.schedule[:18] == before.schedule[:18]  # the triangle of a stage of 30 steps, cut off
+    assert session.plan.schedule[18:] == tiny.recipe(tricks[1]).bind(tiny.bert(), tiny.loader()).plan.schedule  # of 12
 
 
 def test_epochs_and_until_together_are_refused() -> None:

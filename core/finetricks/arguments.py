@@ -62,6 +62,8 @@ def check_arguments(stack: Stack, args: TrainingArguments) -> None:
         problems.append(f"weight_decay={args.weight_decay}, but so does the trick weight_decay")
     if args.neftune_noise_alpha is not None and "neftune" in dict(stack.tricks):
         problems.append(f"neftune_noise_alpha={args.neftune_noise_alpha}, but so does the trick neftune")
+    if args.load_best_model_at_end and getattr(dict(stack.tricks).get("early_stopping"), "restore_best", False):
+        problems.append("load_best_model_at_end, but early_stopping goes back to the best weights, by another slice")
     if stack.deciders and args.eval_strategy.value == "no":
         raise RecipeError(
             Problem("args", f"{', '.join(stack.deciders)} decides at evaluations, and eval_strategy is 'no'; set it")

@@ -70,8 +70,12 @@ class CheckpointError(InputError):
     """A checkpoint that is incomplete, altered, or belongs to another run."""
 
 
+class NotFinite(FinetricksError):
+    """A model's scores are not finite."""
+
+
 class Diverged(FinetricksError):
-    """The loss or a gradient is no longer finite. Carries the optimizer step."""
+    """The loss, a gradient or a score is no longer finite. Carries the optimizer step."""
 
     def __init__(self, step: int, what: str = "loss") -> None:
         self.step = step

@@ -27,10 +27,15 @@ def default_forward(model: nn.Module, batch: Any) -> Any:
 
 def without(added: Collection[str], model: nn.Module, batch: Any) -> Any:
     """Call a model on a batch without the columns that tricks added, save those that its forward pass names."""
-    if added and isinstance(batch, Mapping):
-        named = inspect.signature(type(model).forward).parameters
-        batch = {name: value for name, value in batch.items() if name not in added or name in named}
-    return default_forward(model, batch)
+    return default_forward(model, taken(added, model, batch))
+
+
+def taken(added: Collection[str], model: nn.Module, batch: Any) -> Any:
+    """A batch without the columns that tricks added, save those that the model's forward pass names."""
+    if not added or not isinstance(batch, Mapping):
+        return batch
+    named = inspect.signature(type(model).forward).parameters
+    return {name: value for name, value in batch.items() if name not in added or name in named}
 
 
 def first_rows(model: nn.Module, batch: Any) -> Any:

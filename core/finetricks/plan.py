@@ -185,12 +185,7 @@ def compile_plan(
         raise ValueError(f"a run has at least one step, got {total_steps} in epochs of {steps_per_epoch}")
     groups = _groups(stack.param_groups(model, layers), layers, weight_decay or {})
     decisions = dict(decisions or {})
-    stages = _stages(stack, layers, total_steps, steps_per_epoch, decisions)
-    schedule = tuple(
-        stack.schedule(Progress(step, total_steps, steps_per_epoch, stage, decisions))
-        for stage in stages
-        for step in range(stage.start, stage.end)
-    )
+    stages, schedule = _course(stack, layers, total_steps, steps_per_epoch, decisions)
     return Plan(groups, stages, schedule, learning_rate, steps_per_epoch, layers.names, decisions, stack.deciders)
 
 
@@ -206,7 +201,7 @@ SETTINGS = "training settings"
 def _groups(asked: Asked, layers: Layers, weight_decay: Mapping[str, float]) -> tuple[Group, ...]:
     given = {name: ParamOptions(weight_decay=decay) for name, decay in weight_decay.items()}
     asked = {SETTINGS: given, **asked} if given else asked
-    groups = []
+    groups: list[Group] = []
     for layer in layers.names:
         alike: dict[tuple[float, float, tuple[str, ...], tuple[str, ...]], list[str]] = {}
         for parameter in layers.parameters[layer]:
@@ -215,6 +210,9 @@ def _groups(asked: Asked, layers: Layers, weight_decay: Mapping[str, float]) -> 
         several_factors = len({factor for factor, _, _, _ in alike}) > 1
         for (factor, decay, rates_by, decay_by), parameters in alike.items():
             name = layer + (f"/wd={decay:g}" if several_decays else "") + (f"/lr={factor:g}" if several_factors else "")
+            # Groups that differ in who set their options, or beyond the digits shown, need names of their own.
+            alike_named = sum(group.name.partition("#")[0] == name for group in groups)
+            name += f"#{alike_named + 1}" if alike_named else ""
             set_by = {"lr_factor": rates_by, "weight_decay": decay_by}
             groups.append(Group(name, layer, tuple(parameters), factor, decay, set_by))
     return tuple(groups)
@@ -237,6 +235,26 @@ def _options(asked: Asked, layer: str, parameter: str) -> tuple[float, float, tu
     if len(decay_by) > 1:
         raise TrickConflict(f"{' and '.join(decay_by)} both set the weight decay of {parameter!r}; pick one")
     return factor, decay, tuple(rates_by), tuple(decay_by)
+
+
+def _course(
+    stack: Stack, layers: Layers, total_steps: int, steps_per_epoch: int, decisions: Mapping[str, int]
+) -> tuple[tuple[Stage, ...], tuple[float, ...]]:
+    """The stages, and the factor at each step by what was decided until then.
+
+    A decision that ends a stage early must not change the factors of the steps before it: to them the stage was longer.
+    """
+    schedule: list[float] = []
+    starts = sorted({0, *decisions.values()})
+    for start, end in zip(starts, [*starts[1:], total_steps], strict=True):
+        known = {name: step for name, step in decisions.items() if step <= start}
+        stages = _stages(stack, layers, total_steps, steps_per_epoch, known)
+        schedule += [
+            stack.schedule(Progress(step, total_steps, steps_per_epoch, stage, known))
+            for stage in stages
+            for step in range(max(stage.start, start), min(stage.end, end))
+        ]
+    return stages, tuple(schedule)
 
 
 def _stages(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetricks.distributed import Ranks
-from finetricks.errors import CheckpointError, Diverged, InputError
+from finetricks.errors import CheckpointError, Diverged, InputError, NotFinite
 from finetricks.folder import RunFolder
 from finetricks.layer_pass import without
 from finetricks.layers import find_layers
@@ -82,7 +82,8 @@ def run(
 
     Raises:
         InputError: the recipe, its data, its model or the folder cannot be used.
-        Diverged: the loss or the gradient is no longer finite.
+        CheckpointError: on resuming, for a run of another recipe or of other data.
+        Diverged: the loss, the gradient or a score is no longer finite.
         OtherRankFailed: another process of the group failed.
     """
     folder, ranks = RunFolder(out), Ranks.current()
@@ -168,7 +169,7 @@ class _Run:
         self.ranks = ranks
         saved = self._checkpoint() if resume else None
         with ranks.together():
-            self.splits, self.session = self._bind(init=saved is None)
+            self.splits, self.added, self.session = self._bind(init=saved is None)
         self.wrapped = ranks.wrap(self.session.model)  # before what the checkpoint says is frozen
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []  # since the last evaluation
@@ -184,7 +185,11 @@ class _Run:
         self.started = time.perf_counter()
 
     def _checkpoint(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint. Raises `CheckpointError` if not all ranks see the same one."""
+        """The newest whole checkpoint.
+
+        Raises:
+            CheckpointError: not all ranks see the same one, or it was trained on other data.
+        """
         with self.ranks.together():
             saved = self.folder.checkpoints.newest()
         steps = self.ranks.gather(saved["global_step"] if saved else None)
@@ -193,10 +198,15 @@ class _Run:
                 f"the processes find different checkpoints in {self.folder.path} (of steps {steps}, by rank): the "
                 "folder must lie on storage that all of them share"
             )
+        if saved is not None and saved.get("data", self.task.fingerprint) != self.task.fingerprint:
+            raise CheckpointError(
+                f"the data is no longer what the checkpoint in {self.folder.path} was trained on; bring it back, or "
+                "start again with --overwrite"
+            )
         return saved
 
-    def _bind(self, *, init: bool) -> tuple[dict[str, datasets.Dataset], Session]:
-        """The splits, and the session of a new model."""
+    def _bind(self, *, init: bool) -> tuple[dict[str, datasets.Dataset], tuple[str, ...], Session]:
+        """The splits, the columns that tricks added to them, and the session of a new model."""
         recipe, task = self.recipe, self.task
         stack, streams = recipe.stack(), recipe.streams
         splits, added = splits_of(recipe, task, stack)
@@ -204,9 +214,10 @@ class _Run:
         model = stack.build(task.model(streams.init), streams.init, **context).to(_device())
         batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True, added=added)
         forward = partial(without, added)
-        return splits, Session.bind(
+        session = Session.bind(
             recipe, model, batches, forward=forward, build=False, init=init, context=context, ranks=self.ranks
         )
+        return splits, added, session
 
     def _begin(self, resume: bool) -> None:
         self.folder.begin(self.recipe, resume=resume)
@@ -257,8 +268,11 @@ class _Run:
         """Score a split; at the run's end keep the predictions, example by example."""
         dataset, task = self.splits[split], self.task
         size = self.recipe.training.eval_batch_size
-        model, ranks = self.session.model, self.ranks
-        scores = score(model, dataset, task.tokenizer, kind=task.kind, batch_size=size, ranks=ranks)
+        model, ranks, added = self.session.model, self.ranks, self.added
+        try:
+            scores = score(model, dataset, task.tokenizer, kind=task.kind, batch_size=size, ranks=ranks, added=added)
+        except NotFinite:  # the last step before an evaluation can do it, with a loss that was finite
+            raise Diverged(self.session.global_step, f"score of an example of {split}") from None
         if self.session.ended and split in task.splits:
             path = self.folder.predictions(split)
             ranks.of_first(lambda: write_predictions(path, dataset, scores, kind=task.kind, labels=task.labels))
@@ -292,15 +306,16 @@ class _Run:
     def _state(self) -> dict[str, Any]:
         return {
             **self.session.state_dict(),
+            "data": self.task.fingerprint,
             "history": self.history,
             "losses": self.losses,
             "seconds": self._seconds(),
         }
 
     def _end(self, save_model: bool) -> Result:
-        if not self.history:  # nothing was trained
-            self._evaluation()
-        valid = self.history[-1]["valid"]  # the last step is always evaluated, with its predictions kept
+        if not self.history or self.history[-1]["step"] < self.session.global_step:
+            self._evaluation()  # no step was done at the run's end: everything is frozen then
+        valid = self.history[-1]["valid"]  # the end is always evaluated, with its predictions kept
         test = self._evaluate("test") if "test" in self.splits else None
         with self.ranks.together():
             model = self.session.finish()

@@ -13,15 +13,16 @@ from finetricks.folder import RECIPE, RunFolder
 from finetricks.recipe import Recipe
 from finetricks.settings import Data
 from finetricks.streams import seeded
-from finetricks.tasks.encode import encode_rows, truncate
+from finetricks.tasks.encode import added_columns, encode_rows, truncate
 from finetricks.tasks.files import read_table
+from finetricks.tasks.metrics import METRICS
 from finetricks.tasks.models import REBUILT_WEIGHTS, head_of, load_config, load_saved, load_tokenizer
 from finetricks.tasks.predictions import decide, score
 from finetricks.yaml_file import load_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from finetricks.catalog import Catalog
 
@@ -60,12 +61,13 @@ def predict(
     model, tokenizer = _load(run, recipe, columns)
     kind, labels = head_of(model.config)
     table = read_table(file)
-    stack, length = recipe.stack(), tokenizer.model_max_length
-    about = {"tokenizer": tokenizer, "max_length": length, "text_columns": columns}
-    dataset = stack.data(encode_rows(table, tokenizer, columns), "predict", recipe.streams.data, **about)
+    stack, about = recipe.stack(), _about(recipe, tokenizer, columns, model.config)
+    rows = encode_rows(table, tokenizer, columns)
+    dataset = stack.data(rows, "predict", recipe.streams.data, **about)
+    added = added_columns(rows, dataset)
     if not stack.bounds_length:
-        dataset = truncate(dataset, tokenizer, length)
-    scores = score(model, dataset, tokenizer, kind=kind, batch_size=batch_size)
+        dataset = truncate(dataset, tokenizer, tokenizer.model_max_length)
+    scores = score(model, dataset, tokenizer, kind=kind, batch_size=batch_size, added=added)
     given: dict[str, Any] = {**table.columns, "prediction": decide(scores, kind=kind, labels=labels)}
     return pd.DataFrame(given | {f"score:{name}": scores[:, index] for index, name in enumerate(labels)})
 
@@ -74,8 +76,10 @@ def _finished(folder: str | Path) -> RunFolder:
     run = RunFolder(folder)
     if not run.is_run:
         raise InputError(f"{run.path} holds no run: it has no {RECIPE}")
-    if run.result() is None or not run.model.is_dir():
+    if run.result() is None:
         raise InputError(f"{run.path} holds no finished run with a model; finish it with --resume")
+    if not run.model.is_dir():
+        raise InputError(f"{run.path} holds a run that kept no model (a study's keep none); run its recipe again")
     return run
 
 
@@ -99,15 +103,25 @@ def _load(run: RunFolder, recipe: Recipe, columns: tuple[str, ...]) -> tuple[Pre
         return load_saved(run.model)
     # What tricks built into the model and did not take off again is built in afresh, and then given the weights.
     tokenizer = load_tokenizer(str(run.model))
+    config = load_config(str(run.model))
     with seeded(0):
-        model = AutoModelForSequenceClassification.from_config(load_config(str(run.model)))
-    about = {
+        model = AutoModelForSequenceClassification.from_config(config)
+    model = stack.build(model, recipe.streams.init, **_about(recipe, tokenizer, columns, config))
+    stack.finish(model)  # what the run took off, before it wrote its weights
+    load_weights(model, run.model / REBUILT_WEIGHTS)
+    return model.eval(), tokenizer
+
+
+def _about(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, columns: tuple[str, ...], config: PretrainedConfig
+) -> dict[str, Any]:
+    """What tricks are told of the task, in `Context`: what the run told them."""
+    kind, labels = head_of(config)
+    return {
         "tokenizer": tokenizer,
         "max_length": tokenizer.model_max_length,
         "text_columns": columns,
         "explicit_layers": recipe.layers,
+        "labels": labels,
+        "metrics": METRICS[kind],
     }
-    model = stack.build(model, recipe.streams.init, **about)
-    stack.finish(model)  # what the run took off, before it wrote its weights
-    load_weights(model, run.model / REBUILT_WEIGHTS)
-    return model.eval(), tokenizer

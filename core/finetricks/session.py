@@ -184,10 +184,11 @@ class Session:
         device = next(self.model.parameters()).device
         while not self.ended:
             if not self.plan.trains(self.global_step):
-                self.enter(self.plan.stage_at(self.global_step).end)  # nothing to do: every layer is frozen
+                self._pass_over(self.plan.stage_at(self.global_step).end)  # nothing to do: every layer is frozen
                 continue
             epoch, step_in_epoch = divmod(self.global_step, self.plan.steps_per_epoch)
             skip = step_in_epoch * self._accumulation + self._micro_batch
+            begun = (self.global_step, self._micro_batch)
             for batch in self._order.epoch(epoch, skip):
                 if self._resumed_rng is not None and skip:
                     _set_rng(self._resumed_rng)  # beginning the epoch again drew from it
@@ -200,6 +201,21 @@ class Session:
                     )
                 if self.ended or not self.plan.trains(self.global_step):
                     break
+            else:
+                self._check_whole_epoch(begun)
+
+    def _check_whole_epoch(self, begun: tuple[int, int]) -> None:
+        """Raise `FinetricksError` where the loader, which began at `begun`, gave less than it was said to hold."""
+        if (self.global_step, self._micro_batch) == begun:
+            raise FinetricksError(
+                f"the loader has no batches left at step {self.global_step} of {self.plan.total_steps}; give one that "
+                "can be gone through again (an iterator cannot), or fewer epochs"
+            )
+        if self.global_step % self.plan.steps_per_epoch or self._micro_batch:
+            raise FinetricksError(
+                f"the loader ended at step {self.global_step}, within an epoch of {self.plan.steps_per_epoch} steps; "
+                "give steps_per_epoch=... as many as one pass over it has"
+            )
 
     def loss(self, batch: Any, model: nn.Module | None = None) -> torch.Tensor:
         """Run the forward pass on a micro-batch and give its mean loss, as the tricks make it.
@@ -267,8 +283,13 @@ class Session:
         the run's end. Gives whether the run goes on.
 
         Raises:
+            FinetricksError: called between the micro-batches of one optimizer step.
             TrickError: a decision would change what was already trained.
         """
+        if self._micro_batch:
+            raise FinetricksError("evaluate between optimizer steps: this one still waits for micro-batches")
+        # What tricks remember of them is saved, and numpy's numbers would not load with `weights_only=True`.
+        metrics = {name: float(value) for name, value in metrics.items()}
         progress = self.plan.progress(self.global_step)
         with self._ranks.together():
             decided = self.stack.evaluated(metrics, progress, self.model, self.state)
@@ -286,7 +307,16 @@ class Session:
         if self._replan is None:
             raise FinetricksError("this session was made without `replan`; its tricks cannot decide while training")
         self.plan = self._replan(decisions)
-        # The scheduler has set the rates of this step already, by the plan before.
+        self._set_rates()  # the scheduler has set those of this step already, by the plan before
+
+    def _pass_over(self, end: int) -> None:
+        """Go on to the step `end` without training."""
+        self.enter(end)
+        self.scheduler.last_epoch = end
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        """Give the optimizer the rates of the present step."""
         for group, base, factor in zip(
             self.optimizer.param_groups, self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True
         ):
@@ -436,7 +466,7 @@ class Session:
     def recall(self, tricks: Mapping[str, dict[str, Any]], decisions: Mapping[str, int]) -> None:
         """Take up what the tricks remembered and had decided at the present step."""
         self.state = {name: dict(tricks.get(name, {})) for name, _ in self.stack.tricks}
-        if decisions:
+        if dict(decisions) != self.plan.decisions:
             self._follow(decisions)
 
 

@@ -165,8 +165,11 @@ class Stack:
             about = Context(seed=child(seed, "data", name, split), **context)
             with seeded(about.seed):
                 changed = call(dataset=dataset, split=split, context=about)
-            if not hasattr(changed, "column_names"):
-                raise TrickError(f"trick {name!r}, hook 'data': gave {changed!r} instead of a data set; return it")
+            # A Trainer's data set may be of any kind; what a trick does not change it gives back as it is.
+            if changed is not dataset and not hasattr(changed, "column_names"):
+                raise TrickError(
+                    f"trick {name!r}, hook 'data': gave {type(changed).__name__} instead of a data set; return it"
+                )
             dataset = changed
         return dataset
 

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 
 from finetricks.arguments import check_arguments
 from finetricks.errors import FinetricksError
-from finetricks.layer_pass import undisturbed, without
+from finetricks.layer_pass import taken, undisturbed, without
 from finetricks.layers import find_layers
 from finetricks.optimizers import named_groups
 from finetricks.order import EpochSampler
@@ -78,8 +78,8 @@ class TrickMixin(Trainer):
         self._added = _added(given, self.train_dataset)
         self.eval_dataset = self._changed(stack, self.eval_dataset, "valid")
         self.held_out: Any = None
-        if stack.deciders:
-            self.train_dataset, self.held_out = self._hold_out(self.train_dataset)
+        if stack.deciders and given is not None:  # without it there is nothing to decide on: it only evaluates
+            self.train_dataset, self.held_out = self._hold_out(stack, given, self.train_dataset)
         if self.model_init is None:
             self.model = self.model_wrapped = self._built(self.model)
             if self.place_model_on_device:
@@ -112,27 +112,40 @@ class TrickMixin(Trainer):
             return dataset
         if isinstance(dataset, Mapping):
             return {name: self._changed(stack, part, split) for name, part in dataset.items()}
-        if isinstance(dataset, datasets.Dataset) and "example_id" not in dataset.column_names:
-            dataset = dataset.add_column("example_id", list(range(len(dataset))))  # which tricks are promised
-        return stack.data(dataset, split, self.streams.data, **self._context())
+        return stack.data(_numbered(dataset), split, self.streams.data, **self._context())
 
     def _built(self, model: Any) -> Any:
         return self.recipe.stack().build(model, self.streams.init, **self._context())
 
-    def _hold_out(self, dataset: Any) -> tuple[Any, Any]:
-        """What is left to train on, and the slice on which tricks decide: rows drawn from the data stream."""
-        if dataset is None or isinstance(dataset, IterableDataset):
+    def _hold_out(self, stack: Stack, given: Any, changed: Any) -> tuple[Any, Any]:
+        """What is left to train on, and the slice on which tricks decide: rows drawn from the data stream.
+
+        Args:
+            given: the training set of the user's.
+            changed: as the tricks changed it; the slice is drawn from what is left there of the user's examples.
+        """
+        if isinstance(changed, IterableDataset):
             raise FinetricksError(
-                f"{', '.join(self.recipe.stack().deciders)} decides on a slice held out of train, and "
+                f"{', '.join(stack.deciders)} decides on a slice held out of train, and "
                 "an iterable data set cannot be parted; give one with a length"
             )
-        own = list(range(len(dataset)))
-        if isinstance(dataset, datasets.Dataset) and "example_id" in dataset.column_names:
-            own = [row for row, number in enumerate(dataset["example_id"][:]) if number >= 0]  # the others were added
+        numbered = isinstance(changed, datasets.Dataset) and "example_id" in changed.column_names
+        numbers = changed["example_id"][:] if numbered else range(len(changed))
+        own = [row for row, number in enumerate(numbers) if number >= 0]  # the others were added
+        if len(own) < 2:
+            raise FinetricksError(
+                f"{', '.join(stack.deciders)} decides on a slice held out of train, and train has {len(own)} example; "
+                "give more"
+            )
         places = draw_rows(None, len(own), self._share(len(own)), child(self.streams.data, "held out"))
         drawn = {own[place] for place in places}
-        kept = [row for row in range(len(dataset)) if row not in drawn]
-        return _rows(dataset, kept), _rows(dataset, sorted(drawn))
+        kept = [row for row in range(len(changed)) if row not in drawn]
+        held = _rows(changed, sorted(drawn))
+        if numbered and isinstance(given, datasets.Dataset):  # the examples as the user has them
+            ids, whole = set(held["example_id"][:]), _numbered(given)
+            mine = [row for row, number in enumerate(whole["example_id"][:]) if number in ids]
+            held = self._changed(stack, whole.select(mine), "held_out")
+        return _rows(changed, kept), held
 
     def _share(self, rows: int) -> int:
         return min(max(round(self.recipe.training.held_out * rows), 1), rows - 1)
@@ -145,6 +158,7 @@ class TrickMixin(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **keywords: Any) -> Any:
         self._checkpoint = usable_checkpoint(resume_from_checkpoint, self.args)
+        self._decided_at = None
         if self.session is not None and self.model_init is None:
             self.model = self.model_wrapped = self._built(self.model)  # the training before took off what it had put on
         output = super().train(resume_from_checkpoint=str(self._checkpoint) if self._checkpoint else None, **keywords)
@@ -176,7 +190,7 @@ class TrickMixin(Trainer):
         stack = self.recipe.stack()
         if self._fresh and self._checkpoint is None:
             stack.init(self.model, layers, self.streams.init, batches=self._batches, **self._context())
-            self._fresh = False
+        self._fresh = False
         max_steps, steps_per_epoch = self._length
         stack = Stack(self.recipe.tricks, schedule=self._schedule(stack, max_steps), criterion=self._criterion())
         compiled = partial(
@@ -307,11 +321,11 @@ class TrickMixin(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        if not self._in_training_step or self.session is None:
-            inputs = {name: value for name, value in inputs.items() if name not in self._added}
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if self._replaces_loss():
+        if self._in_training_step and self.session is not None and self._replaces_loss():
             return self.session.loss(inputs, model)
+        inputs = taken(self._added, self.model, inputs)
+        if not self._in_training_step or self.session is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with self.session.dropout_stream():
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         penalty = self.session.penalty()
@@ -321,6 +335,12 @@ class TrickMixin(Trainer):
 
     # -- decisions ---------------------------------------------------------------------------------------
 
+    def _run_epoch(self, **keywords: Any) -> None:
+        if self.session is not None and self.session.stopped:
+            self.control.should_training_stop = True  # resumed from where a trick had ended the run
+            return
+        super()._run_epoch(**keywords)
+
     def _evaluate(self, *arguments: Any, **keywords: Any) -> Any:
         """Let the tricks decide on the held-out slice, if they do, before the Trainer's own evaluation."""
         self._decide()
@@ -328,7 +348,8 @@ class TrickMixin(Trainer):
 
     def _decide(self) -> None:
         if self.held_out is not None and self.session is not None:
-            self.session.global_step = self._decided_at = self.state.global_step
+            self._decided_at = self.state.global_step
+            self.session.enter(self._decided_at)
             self._micro = None
             found = self.evaluate(self.held_out, metric_key_prefix="held_out")
             metrics = {
@@ -358,6 +379,13 @@ def _added(given: Any, changed: Any) -> tuple[str, ...]:
     if not isinstance(given, datasets.Dataset):
         return ()
     return tuple(name for name in added_columns(given, changed) if name != "example_id")
+
+
+def _numbered(dataset: Any) -> Any:
+    """One of `datasets` with the column `example_id`, which tricks are promised."""
+    if isinstance(dataset, datasets.Dataset) and "example_id" not in dataset.column_names:
+        return dataset.add_column("example_id", list(range(len(dataset))))
+    return dataset
 
 
 def _rows(dataset: Any, rows: list[int]) -> Any:

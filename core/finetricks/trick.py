@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationInfo
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_serializer,
+)
 from pydantic_core import CoreSchema, core_schema
 
 
@@ -39,6 +46,12 @@ class Trick(BaseModel):
     def __hash__(self) -> int:
         # By its values as text: a field may hold a list or a mapping, and pluggy keeps plugins in sets.
         return hash((type(self), self.model_dump_json()))
+
+    @field_serializer("*", mode="wrap", when_used="json", check_fields=False)
+    def _sets_in_order(self, value: Any, serialize: SerializerFunctionWrapHandler) -> Any:
+        # The order of a set differs from process to process; a recipe's fingerprint must not.
+        written = serialize(value)
+        return sorted(written, key=repr) if isinstance(value, set | frozenset) else written
 
     @property
     def decides(self) -> bool:

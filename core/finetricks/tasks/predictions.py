@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from finetricks.distributed import ALONE, Ranks
-from finetricks.errors import FinetricksError
+from finetricks.errors import NotFinite
 from finetricks.folder import write_atomically
+from finetricks.layer_pass import without
 from finetricks.tasks.encode import TOKENS, collator
 from finetricks.tasks.labels import Kind
 from finetricks.tasks.metrics import THRESHOLD
@@ -36,36 +37,40 @@ def score(
     kind: Kind,
     batch_size: int,
     ranks: Ranks = ALONE,
+    added: Sequence[str] = (),
 ) -> NDArray[np.float64]:
     """What the model gives for each example, in the data set's order.
 
     Examples of like length share a batch; the batches are shared out among `ranks`, and all get all scores. The model
     is in eval mode meanwhile, and each of its modules is put back as it was; the global random state is left alone.
 
+    Args:
+        added: the columns that tricks added; the model is given those that its forward pass names.
+
     Returns:
         [examples, classes] probabilities that sum to 1 (classification), or each label's own (multi_label);
         [examples, 1] values for a regression.
 
     Raises:
-        FinetricksError: a score is not finite.
+        NotFinite: a score is not finite.
     """
     lengths = [len(ids) for ids in dataset["input_ids"]]
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])  # the largest batch first: out of memory early
-    rows = dataset.select_columns([name for name in TOKENS if name in dataset.column_names]).select(order)
+    rows = dataset.select_columns([name for name in (*TOKENS, *added) if name in dataset.column_names]).select(order)
     device = next(model.parameters()).device
-    collate = collator(tokenizer)
+    collate = collator(tokenizer, added)
     logits: dict[int, torch.Tensor] = {}
     with ranks.together(), _evaluating(model), torch.inference_mode():
         for start in range(ranks.rank * batch_size, len(rows), ranks.size * batch_size):
             columns = rows[start : start + batch_size]
             batch = collate([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)])
-            outputs = model(**{name: tensor.to(device) for name, tensor in batch.items()})
+            outputs = without(added, model, {name: tensor.to(device) for name, tensor in batch.items()})
             logits[start] = outputs.logits.to("cpu", torch.float64)
     every = {start: part for parts in ranks.gather(logits) for start, part in parts.items()}
     scores = _ACTIVATIONS[kind](torch.cat([every[start] for start in sorted(every)])).numpy()
     unfit = int((~np.isfinite(scores).all(axis=1)).sum())
     if unfit:
-        raise FinetricksError(f"the model's scores are not finite for {unfit} of {len(scores)} examples")
+        raise NotFinite(f"the model's scores are not finite for {unfit} of {len(scores)} examples")
     in_order: NDArray[np.float64] = np.empty_like(scores)
     in_order[order] = scores
     return in_order
