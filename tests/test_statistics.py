@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from finetricks_tuning.effects import Contest, configuration_effects, level_effects
-from finetricks_tuning.statistics import BlockModel, holm
+from finetricks_tuning.effects import (
+    EQUIVALENT,
+    HELPS,
+    Contest,
+    Effect,
+    Looked,
+    configuration_effects,
+    interaction_effects,
+    level_effects,
+)
+from finetricks_tuning.on_data import Examples
+from finetricks_tuning.power import seeds_needed
+from finetricks_tuning.statistics import BlockModel, correct, holm
 
 BASE = [0.80, 0.84, 0.79, 0.85, 0.81]
 WITH = [0.83, 0.86, 0.83, 0.86, 0.84]
@@ -189,3 +201,122 @@ def test_the_family_wise_rate_of_false_verdicts_is_kept() -> None:
         verdicts = {effect.verdict for effect in level_effects(Contest(levels, values, {}, True, 0.05))}
         false += bool(verdicts & {"helps", "hurts"})
     assert 0.015 < false / 600 < 0.077
+
+
+# -- what else a row says --------------------------------------------------------------------------------
+
+
+def grid(effect: float, seeds: int, noise: float = 0.004) -> dict[tuple[str, int], float]:
+    """A baseline, and a level with an effect; differences of effect +- noise in turn."""
+    return {("baseline", seed): 0.5 + 0.1 * seed for seed in range(seeds)} | {
+        ("a", seed): 0.5 + 0.1 * seed + effect + noise * (-1) ** seed for seed in range(seeds)
+    }
+
+
+def one(values: dict[tuple[str, int], float], **more: object) -> Effect:
+    levels = {"baseline": {"a": "off"}, "a": {"a": "a"}}
+    (row,) = level_effects(Contest(levels, values, {}, True, 0.05, **more))  # type: ignore[arg-type]
+    return row
+
+
+def test_an_effect_within_the_region_makes_no_difference_that_matters() -> None:
+    """Four differences .003, -.001, .003, -.001: .001 +- t(.95, 3) .0023094 / 2, so from -.00172 to .00372."""
+    values = grid(0.001, 4, noise=0.002)
+    assert one(values, equivalence=0.0038).verdict == EQUIVALENT
+    assert one(values, equivalence=0.0036).verdict == one(values).verdict == "undecided"
+
+
+def test_what_is_sure_but_too_small_to_matter_does_not_help() -> None:
+    values = grid(0.01, 4, noise=0.001)
+    assert one(values).verdict == HELPS
+    assert one(values, equivalence=0.02).verdict == EQUIVALENT
+
+
+def test_an_undecided_row_says_how_many_more_seeds_it_would_need() -> None:
+    row = one(grid(0.004, 4))
+    assert row.verdict == "undecided"
+    assert row.seeds_needed == seeds_needed(0.004, row.standard_error or 0, 3, 4, alpha=0.05)
+    assert one(grid(0.05, 4)).seeds_needed is None
+
+
+def test_rows_whose_configurations_got_more_seeds_for_being_good_get_no_verdict() -> None:
+    row = one(grid(0.05, 4), selected=True)
+    assert row.verdict == "no verdict"
+    assert row.ci is not None
+    assert "no p-value holds" in row.note
+
+
+def test_the_looks_of_a_strategy_replace_the_correction() -> None:
+    assert one(grid(0.05, 4), looked={"a": Looked(0.2, equivalent=False)}).verdict == "undecided"
+    assert one(grid(0.004, 4), looked={"a": Looked(0.01, equivalent=False)}).verdict == HELPS
+    assert one(grid(0.004, 4), looked={"a": Looked(0.2, equivalent=True)}).verdict == EQUIVALENT
+
+
+def test_a_row_carries_measures_of_its_differences() -> None:
+    found = one(grid(0.05, 4)).samples
+    assert found is not None
+    assert found.median == pytest.approx(0.05)
+    assert found.smallest_p == 0.125
+    assert one(grid(0.05, 1)).samples is None
+
+
+def test_a_verdict_on_data_needs_the_second_interval() -> None:
+    def examples(spread: float) -> Examples:
+        ends = np.array([-spread, spread] * 50)
+        values = grid(0.05, 4)
+        return Examples({place: value + (place[0] == "a") * ends for place, value in values.items()})
+
+    sure, unsure = (one(grid(0.05, 4), examples=examples(spread)) for spread in (0.01, 1.0))
+    assert sure.verdict == sure.verdict_on_data == unsure.verdict == HELPS
+    assert unsure.verdict_on_data == "undecided"
+    assert sure.ci == sure.ci_data
+    assert unsure.ci_data == pytest.approx((0.05 - 0.2, 0.05 + 0.2), abs=0.003)  # t(.975, 99) = 1.984
+    # The examples' mean squares: 4 seeds x 100 examples of +-1, over 99; no residual.
+    assert unsure.standard_error_data == pytest.approx(math.hypot(unsure.standard_error or 0, math.sqrt(1 / 99)))
+    assert one(grid(0.05, 4)).verdict_on_data == "no verdict"
+
+
+def test_benjamini_and_hochberg_by_hand() -> None:
+    """Sorted .01, .02, .04: .01 x 3 / 1, .02 x 3 / 2, .04 x 3 / 3, each no more than the next."""
+    assert correct([0.04, 0.01, 0.02], "benjamini_hochberg") == pytest.approx([0.04, 0.03, 0.03])
+    assert correct([0.04, 0.01, 0.02], "holm") == pytest.approx([0.04, 0.03, 0.04])
+    assert correct([], "benjamini_hochberg") == []
+
+
+# -- interactions ----------------------------------------------------------------------------------------
+
+
+def factorial(*factors: str) -> dict[str, dict[str, str]]:
+    """All combinations, by names such as `a + b`."""
+    found = {}
+    for on in itertools.product([False, True], repeat=len(factors)):
+        chosen = [factor for factor, is_on in zip(factors, on, strict=True) if is_on]
+        found[" + ".join(chosen) or "baseline"] = {f: f if f in chosen else "off" for f in factors}
+    return found
+
+
+def test_an_interaction_is_half_of_what_one_adds_to_the_effect_of_the_other() -> None:
+    """Means 1, 3 (a), 2 (b), 8 (a + b): a gives 2 alone and 6 beside b; half the difference is 2."""
+    means = {"baseline": 1.0, "a": 3.0, "b": 2.0, "a + b": 8.0}
+    values = {
+        (name, seed): mean + seed + 0.01 * (-1) ** (seed + len(name))
+        for name, mean in means.items()
+        for seed in range(4)
+    }
+    (row,) = interaction_effects(Contest(factorial("a", "b"), values, {}, True, 0.05))
+    assert row.name == "a x b"
+    assert row.estimate == pytest.approx(2, abs=0.02)
+    assert row.verdict == HELPS
+
+
+def test_designs_that_do_not_hold_interactions_give_none() -> None:
+    levels = {"baseline": {"a": "off", "b": "off"}, "a": {"a": "a", "b": "off"}, "b": {"a": "off", "b": "b"}}
+    values = {(name, seed): float(seed) for name in levels for seed in range(3)}
+    assert interaction_effects(Contest(levels, values, {}, True, 0.05)) == []
+
+
+def test_three_factors_in_all_combinations_hold_all_three_interactions() -> None:
+    levels = factorial("a", "b", "c")
+    values = {(name, seed): float(len(name)) + seed for name in levels for seed in range(3)}
+    rows = interaction_effects(Contest(levels, values, {}, True, 0.05))
+    assert [row.name for row in rows] == ["a x b", "a x c", "b x c"]

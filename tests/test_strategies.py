@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from finetricks_tuning.contrasts import paired
+from finetricks_tuning.power import seeds_needed
 from finetricks_tuning.strategies import STRATEGIES, Results, Round, Strategy
 from finetricks_tuning.strategies.full import Full
 from finetricks_tuning.strategies.halving import Halving
 from finetricks_tuning.strategies.looks import looks_at, shares
-from finetricks_tuning.strategies.power import seeds_needed
 from finetricks_tuning.strategies.race import Race
 from finetricks_tuning.strategies.sequential import Sequential
 
@@ -142,9 +142,9 @@ def test_lost_cells_and_results_without_noise_end_too() -> None:
 
 def test_the_final_p_values_are_those_of_the_looks() -> None:
     _, found = played(Sequential(), ablation("big", "idle"), by_name(big=0.9), seeds=4)
-    p = Sequential().p_values(found, range(4))
-    assert p["big"] <= 0.05 < p["idle"]
-    assert Full().p_values(found, range(4)) == {}
+    looked = Sequential().looked(found, range(4))
+    assert looked["big"].p <= 0.05 < looked["idle"].p
+    assert Full().looked(found, range(4)) == {}
 
 
 @pytest.mark.parametrize("interaction", [0.0, 0.02])

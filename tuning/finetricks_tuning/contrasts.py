@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -99,6 +100,32 @@ def against_baseline(levels: Mapping[str, Levels], there: Collection[str]) -> li
     """Each configuration against the baseline."""
     baseline, *others = levels
     return [_of_pairs(name, "against the baseline", [(name, baseline)], there) for name in others]
+
+
+def interactions(levels: Mapping[str, Levels], there: Collection[str]) -> list[Contrast]:
+    """The interaction of each two factors that are off or on, where the configurations that were run determine it.
+
+    It is half of what the other's being on adds to the effect of one; the fit is of all main effects and all
+    interactions of two, so that none is taken for another. None where a factor has several levels.
+    """
+    names, matrix = level_matrix(levels)
+    pairs = list(itertools.combinations(range(len(names)), 2))
+    run = [name for name in levels if name in there]
+    if len({factor for factor, _ in names}) < len(names) or len(run) <= len(names) + 1:
+        return []
+    signs = 2 * matrix[[name in there for name in levels], 1:] - 1
+    matrix = np.column_stack([np.ones(len(run)), signs, *(signs[:, i] * signs[:, j] for i, j in pairs)])
+    inverse = np.linalg.pinv(matrix)
+    identity = np.eye(matrix.shape[1])
+    contrasts = []
+    for column, (i, j) in enumerate(pairs, start=1 + len(names)):
+        if np.allclose(inverse[column] @ matrix, identity[column], atol=1e-8):
+            one, other = names[i][1], names[j][1]
+            weights = {name: 2 * float(w) for name, w in zip(run, inverse[column], strict=True) if abs(w) > TINY}
+            treated = tuple(name for name, of in levels.items() if one in of.values() and other in of.values())
+            estimand = f"half of what {other} adds to the effect of {one}, averaged over the other factors"
+            contrasts.append(Contrast(f"{one} x {other}", estimand, weights, treated))
+    return contrasts
 
 
 def level_names(levels: Mapping[str, Levels]) -> list[tuple[str, str]]:

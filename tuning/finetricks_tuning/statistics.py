@@ -89,3 +89,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
+
+
+HOLM, BENJAMINI_HOCHBERG = "holm", "benjamini_hochberg"
+
+
+def correct(p_values: Sequence[float], method: str) -> list[float]:
+    """Adjusted p-values: `holm` keeps the family-wise error rate, `benjamini_hochberg` the rate of false discoveries.
+
+    Source: Benjamini and Hochberg 1995, J. R. Statist. Soc. B 57, 289-300.
+    """
+    if method == HOLM or not len(p_values):
+        return holm(p_values)
+    return [float(p) for p in stats.false_discovery_control(p_values, method="bh")]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetricks.settings import Settings
 from finetricks_tuning.contrasts import ContrastsOf, Levels
+from finetricks_tuning.effects import Contest, Looked
 from finetricks_tuning.factors import label_of
+
+if TYPE_CHECKING:
+    from finetricks_tuning.on_data import Examples
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,28 @@ class Strategy(Settings):
             seeds: the study's, in order: the most that any configuration gets.
         """
 
-    def p_values(self, results: Results, seeds: Sequence[int]) -> Mapping[str, float]:
-        """By row, the p-value adjusted for the family and for the looks that were had at it.
+    def looked(self, results: Results, seeds: Sequence[int]) -> Mapping[str, Looked]:
+        """By row, what several looks at the results came to.
 
         Empty where the strategy looks once: the study's own correction holds.
         """
         return {}
+
+    def contest(self, results: Results, seeds: Sequence[int], examples: Examples | None = None) -> Contest:
+        """The results as effects are computed from them; with intervals over examples where these are given."""
+        return Contest(
+            levels=results.levels,
+            values=results.values,
+            lost=Counter(configuration for configuration, _ in results.lost),
+            greater_is_better=results.greater_is_better,
+            alpha=results.alpha,
+            contrasts=results.contrasts,
+            equivalence=results.equivalence,
+            correction=results.correction,
+            looked=self.looked(results, seeds),
+            selected=self.picks_winner,
+            examples=examples,
+        )
 
     def winner(self, results: Results) -> str | None:
         """The configuration that the strategy has picked; `None` where the verdicts on levels say what to use."""

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from finetricks_tuning.effects import Looked
+from finetricks_tuning.power import seeds_needed
 from finetricks_tuning.strategies.base import Results, Round, Strategy
 from finetricks_tuning.strategies.looks import Look, looks_at
-from finetricks_tuning.strategies.power import seeds_needed
 
 
 class Sequential(Strategy):
@@ -38,9 +39,9 @@ class Sequential(Strategy):
         following = seeds[look.seeds]
         return Round(tuple((name, following) for name in results.levels if name in needed), news)
 
-    def p_values(self, results: Results, seeds: Sequence[int]) -> Mapping[str, float]:
+    def looked(self, results: Results, seeds: Sequence[int]) -> Mapping[str, Looked]:
         looks = looks_at(results, seeds, min(self.first, len(seeds)))
-        return {name: row.p for name, row in looks[-1].rows.items() if row.p is not None} if looks else {}
+        return {name: Looked(row.p, row.equivalent) for name, row in looks[-1].rows.items()} if looks else {}
 
     def _decisions(self, looks: Sequence[Look], results: Results) -> tuple[str, ...]:
         """What the latest look decided that those before had not, and what the undecided rows need."""
