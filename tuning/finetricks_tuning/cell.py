@@ -8,10 +8,11 @@ and versions of anything else do not enter: an edited trick runs again, an unrel
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,12 +59,17 @@ class Keys:
         self._device = device
         self._workers = workers
         self._core = hash_of_core()
+        self._versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
         self._tricks: dict[type, str] = {}
         self._models: dict[str, str] = {}
         self._files: dict[str, str] = {}
 
     def of(self, recipe: Recipe) -> str:
         """The key of the cell that runs `recipe`. Raises `InputError` for a trick whose source cannot be found."""
+        return _hash(self.parts(recipe))
+
+    def parts(self, recipe: Recipe) -> dict[str, Any]:
+        """What the key is a hash of."""
         task = self._task(recipe)
         parts: dict[str, Any] = {
             "recipe": self._canonical(recipe),
@@ -72,12 +78,12 @@ class Keys:
             "core": self._core,
             "tricks": {name: self._trick(type(trick)) for name, trick in recipe.tricks},
             "files": {file: self._file(file) for _, trick in recipe.tricks for file in input_files(trick)},
-            "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+            "versions": self._versions,
             "device": self._device,
         }
         if self._workers > 1:  # sums over the parts of a batch round differently
             parts["workers"] = self._workers
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return parts
 
     @staticmethod
     def _canonical(recipe: Recipe) -> dict[str, Any]:
@@ -119,8 +125,12 @@ def hash_of_model(name: str) -> str:
     return digest.hexdigest()
 
 
+def _hash(parts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
 class CellMaker:
-    """Makes the cells of a study.
+    """Makes the cells of a study. What the seeds of a configuration share is worked out once.
 
     Args:
         study: its recipe, and what a cell takes.
@@ -131,20 +141,22 @@ class CellMaker:
         # Sums over more threads round differently.
         self._base = with_training(study.recipe, threads=study.threads)
         self._keys = keys
+        self._known: dict[tuple[str, float | None], tuple[Recipe, dict[str, Any]]] = {}
 
     def __call__(self, configuration: Configuration, seed: int, rate: float | None = None) -> Cell:
         """The cell of a configuration and a seed, at a learning rate of its own if one is given."""
-        recipe = configuration.recipe(self._base, seed, rate)
-        return Cell(configuration, seed, recipe, self._keys.of(recipe))
+        place = (configuration.name, rate)
+        if place not in self._known:
+            recipe = configuration.recipe(self._base, seed, rate)
+            self._known[place] = recipe, self._keys.parts(recipe)
+        recipe, parts = self._known[place]
+        resolved = parts["recipe"]
+        own = resolved | {"training": resolved["training"] | {"seed": seed}}
+        return Cell(configuration, seed, with_training(recipe, seed=seed), _hash(parts | {"recipe": own}))
 
 
 def with_training(recipe: Recipe, **settings: Any) -> Recipe:
-    """The recipe with other settings of training."""
-    return Recipe(
-        model=recipe.model,
-        data=recipe.data,
-        training=recipe.training.model_copy(update=settings),
-        tricks=[trick for _, trick in recipe.tricks],
-        layers=recipe.layers,
-        catalog=recipe.catalog,
-    )
+    """The recipe with other settings of training, which are not checked."""
+    changed = copy.copy(recipe)
+    changed.training = recipe.training.model_copy(update=settings)
+    return changed

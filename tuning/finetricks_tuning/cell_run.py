@@ -8,20 +8,30 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetricks.errors import Diverged, FinetricksError
+from finetricks.errors import CheckpointError, Diverged, FinetricksError
 from finetricks.folder import versions
 from finetricks.recipe import Recipe
 from finetricks_tuning.cell import Cell, task_key
 from finetricks_tuning.ledger import DIVERGED, FAILED, FINISHED, Trial
+from finetricks_tuning.storage import StorageError, storage_problem
 
 if TYPE_CHECKING:
+    from finetricks.runner import Result
     from finetricks.tasks import Task
+
+Run = Callable[..., "Result"]
+"""Trains a cell, as `finetricks.runner.run` does: `run(recipe, folder, task=..., resume=...)`."""
 
 CELLS = "cells"
 FRAMES = 5
+
+
+class WorkerLost(FinetricksError):
+    """A process that the cell was trained with is gone. No fault of the cell's: it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +61,28 @@ class CellOrder:
         return asdict(self)
 
 
-def run_cell(order: CellOrder, folder: Path, device: str, prepare: Callable[[CellOrder], tuple[Recipe, Task]]) -> Trial:
+def run_cell(
+    order: CellOrder,
+    folder: Path,
+    device: str,
+    prepare: Callable[[CellOrder], tuple[Recipe, Task]],
+    run: Run | None = None,
+) -> Trial:
     """Run a cell, from its checkpoint if it was interrupted, and give its record.
 
     An error of its own (a bad value, a loss that is not finite, no memory) is part of the record; it is not raised.
+    That of a disk is none of its own.
+
     The cell's folder `folder/cells/<key>` keeps what a run's folder holds, without model and checkpoints.
 
     Args:
         prepare: gives the recipe and its task; what it raises is recorded too.
-    """
-    from finetricks.runner import run
+        run: trains it; in this process by default.
 
+    Raises:
+        WorkerLost: from `run`; what the cell has saved so far is kept.
+        StorageError: nothing can be written; what the cell has saved so far is kept.
+    """
     started = time.perf_counter()
     place = cell_folder(folder, order.key)
     trial = Trial(
@@ -75,11 +96,16 @@ def run_cell(order: CellOrder, folder: Path, device: str, prepare: Callable[[Cel
     try:
         recipe, task = prepare(order)
         environment = versions(recipe) | {"tricks": order.origins, "device": device, "threads": recipe.training.threads}
+        environment["data"] = task.fingerprint
         trial = replace(trial, environment=environment)
-        result = run(recipe, place, resume=True, task=task, save_model=False)
+        result = _run(recipe, place, task, run)
     except Diverged as diverged:
         trial = replace(trial, status=DIVERGED, error=str(diverged), seconds=time.perf_counter() - started)
+    except WorkerLost:
+        raise
     except Exception as failure:
+        if reason := storage_problem(failure, place):
+            raise StorageError(folder, reason) from failure
         trial = replace(trial, error=_told(failure), seconds=time.perf_counter() - started)
     else:
         metrics = {"valid": _finite(result.valid), "test": None if result.test is None else _finite(result.test)}
@@ -87,6 +113,18 @@ def run_cell(order: CellOrder, folder: Path, device: str, prepare: Callable[[Cel
         trial = replace(trial, status=FINISHED, metrics=metrics, seconds=result.seconds, warnings=warnings)
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
     return trial
+
+
+def _run(recipe: Recipe, place: Path, task: Task, run: Run | None) -> Result:
+    if run is None:
+        from finetricks.runner import run as in_this_process
+
+        run = partial(in_this_process, save_model=False)
+    try:
+        return run(recipe, place, resume=True, task=task)
+    except CheckpointError:  # damaged, or the study was moved: the key is the same, and there is nothing to go on from
+        shutil.rmtree(place)
+        return run(recipe, place, task=task)
 
 
 def cell_folder(folder: Path, key: str) -> Path:

@@ -6,8 +6,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,17 @@ import ray
 from ray import tune
 
 from finetricks.errors import FinetricksError, InputError
+from finetricks_tuning import preflight
 from finetricks_tuning.interrupts import first_interrupt
+from finetricks_tuning.loggers import CellLoggers
+from finetricks_tuning.preflight import Needs, Node
 from finetricks_tuning.searcher import CellSearcher
+from finetricks_tuning.storage import StorageError
 from finetricks_tuning.worker import STOP, CellWorker, Plugins
 
 if TYPE_CHECKING:
     from finetricks.tasks import Task
+    from finetricks_tuning.study import Study
 
 MAX_LOST = 2
 """How often a cell is tried again whose worker was lost. Its own errors are results, and are not tried again."""
@@ -37,21 +42,36 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What one cell takes, and how many fit at once is the cluster's affair."""
+    """What each worker of a cell takes, and how many there are; how many fit at once is the cluster's affair."""
 
     cpus: int
     gpus: float
+    workers: int = 1
 
-    def slots(self, cluster: Mapping[str, float]) -> int:
+    @classmethod
+    def of(cls, study: Study, gpus: float) -> Resources:
+        """What the cells of a study take, with so many GPUs, or such a share of one, a worker."""
+        return cls(study.threads, gpus, study.settings.workers_per_cell)
+
+    def slots(self, there: Iterable[Node]) -> int:
         """How many cells run at once. Raises `InputError` when not even one could ever run."""
-        there = {"CPU": cluster.get("CPU", 0.0), "GPU": cluster.get("GPU", 0.0)}
-        for kind, wanted in (("CPU", self.cpus), ("GPU", self.gpus)):
-            if wanted > there[kind]:
-                raise InputError(
-                    f"a cell needs {wanted:g} {kind}s and there are {there[kind]:g}; lower {kind.lower()}s_per_cell"
-                )
-        by_gpu = int(there["GPU"] / self.gpus) if self.gpus else int(there["CPU"])
-        return min(int(there["CPU"] / self.cpus), by_gpu)
+        workers = preflight.count_slots(there, self.cpus, self.gpus)
+        if self.workers > 1 and self.gpus % 1:
+            raise InputError(
+                f"a worker has {self.gpus:g} GPUs and a cell {self.workers} workers, which need whole ones between "
+                "them; set gpus_per_cell to 1 or workers_per_cell to 1"
+            )
+        if workers < self.workers:
+            raise InputError(
+                f"a cell needs {self.workers} workers of {self.cpus} CPUs and {self.gpus:g} GPUs, and there is room "
+                f"for {workers}; lower workers_per_cell"
+            )
+        return workers // self.workers
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """What a cell is placed in: a bundle for each worker, none of which spans two nodes."""
+        return [{"CPU": self.cpus, "GPU": self.gpus} for _ in range(self.workers)]
 
 
 def count_slots(resources: Resources, address: str | None = None) -> int:
@@ -61,7 +81,7 @@ def count_slots(resources: Resources, address: str | None = None) -> int:
         InputError: the cluster does not answer, or can never run a cell.
     """
     with _environment(QUIET), redirect_stdout(sys.stderr), _cluster(address, resources.cpus):
-        return resources.slots(ray.cluster_resources())
+        return resources.slots(preflight.nodes())
 
 
 def run_cells(
@@ -72,14 +92,23 @@ def run_cells(
     tasks: Mapping[str, Task],
     device: str,
     resources: Resources,
+    needs: Needs,
+    isolation: str,
+    loggers: Sequence[str] = (),
     address: str | None = None,
 ) -> None:
     """Run all that the searcher gives out; returns when it has no more, or after an interrupt.
 
     Ctrl-C once lets the running cells finish, twice raises `KeyboardInterrupt`.
 
+    Args:
+        needs: what the cells take from the nodes of a cluster.
+        isolation: `warm`: a process runs one cell after another; `process`: each cell has its own.
+        loggers: where else the cells are logged.
+
     Raises:
-        InputError: the cluster does not answer, or can never run a cell.
+        InputError: the cluster does not answer, can never run a cell, or its nodes are not fit for the study.
+        StorageError: results cannot be written.
         FinetricksError: workers cannot be started, or are lost one after another.
     """
     stop = folder / STOP
@@ -91,15 +120,27 @@ def run_cells(
         tempfile.TemporaryDirectory(prefix="finetricks-") as scratch,
         _cluster(address, resources.cpus),
     ):
-        searcher.slots = slots = resources.slots(ray.cluster_resources())
+        there = preflight.nodes()
+        searcher.slots = slots = resources.slots(there)
+        if address is not None:
+            fit = [node for node in there if node.slots(resources.cpus, resources.gpus)]
+            preflight.check_nodes(fit, folder, needs)
         worker = tune.with_resources(
-            tune.with_parameters(CellWorker, folder=str(folder), plugins=plugins, tasks=dict(tasks), device=device),
-            tune.PlacementGroupFactory([{"CPU": resources.cpus, "GPU": resources.gpus}]),
+            tune.with_parameters(
+                CellWorker,
+                folder=str(folder),
+                plugins=plugins,
+                tasks=dict(tasks),
+                device=device,
+                bundles=resources.bundles,
+            ),
+            tune.PlacementGroupFactory(resources.bundles, strategy="PACK"),  # on one node, if they fit there
         )
 
         def finish_running() -> None:
             searcher.stop()
-            stop.touch()
+            with suppress(OSError):  # workers only begin what they were given already
+                stop.touch()
 
         # As many may wait as can run: an actor that ends a cell is kept warm only while another cell waits for it.
         with _environment({"TUNE_MAX_PENDING_TRIALS_PG": str(slots)}), first_interrupt(finish_running):
@@ -108,13 +149,14 @@ def run_cells(
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     num_samples=-1,
-                    reuse_actors=True,
+                    reuse_actors=isolation == "warm",
                     trial_dirname_creator=lambda trial: str(trial.trial_id),
                 ),
                 run_config=tune.RunConfig(
                     name="study",
                     storage_path=scratch,
                     verbose=0,
+                    callbacks=[_MakeRoom(searcher), *([CellLoggers(folder, loggers)] if loggers else [])],
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a cell keeps its own
                     failure_config=tune.FailureConfig(max_failures=MAX_LOST),
                 ),
@@ -123,11 +165,23 @@ def run_cells(
                 tuner.fit()
             finally:
                 stop.unlink(missing_ok=True)
+    if searcher.problem:
+        raise StorageError(folder, searcher.problem)
     if searcher.workers_fail:
         raise FinetricksError(
             "one worker after another was lost, so the study was stopped; what they said is in the logs of Ray's last "
             "session (session_latest/logs in its temporary folder). --resume --retry-failed goes on"
         )
+
+
+class _MakeRoom(tune.Callback):  # type: ignore[misc]
+    """Lets a cell that has lost its worker begin again before workers that have no cell."""
+
+    def __init__(self, searcher: CellSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._searcher.release()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finetricks.errors import InputError
-from finetricks.folder import write_atomically
+from finetricks.folder import holds_nothing, partial_name, write_atomically
 from finetricks.recipe import Recipe
 from finetricks_tuning.study import Study
 
@@ -28,7 +28,7 @@ def check_folder(folder: Path, study: Study, *, resume: bool, overwrite: bool) -
         raise InputError("resume and overwrite exclude one another: continue the study, or replace it")
     if folder.is_file():
         raise InputError(f"{folder} is a file; name a folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or holds_nothing(folder, LOCK, partial_name(STUDY)):
         return
     if not (folder / STUDY).is_file():
         raise InputError(f"{folder} is not empty and holds no study; name a new or an empty folder")
@@ -57,11 +57,15 @@ def writing(folder: Path, study: Study, *, overwrite: bool) -> Iterator[None]:
     """Hold a checked folder for the block, as its only writer; `overwrite` empties it first.
 
     Raises:
-        InputError: another process is at work in it.
+        InputError: another process is at work in it, or it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = folder / LOCK
-    with lock.open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}; name another folder") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -78,10 +82,12 @@ def writing(folder: Path, study: Study, *, overwrite: bool) -> Iterator[None]:
 
 def _check_extends(study: Study, before: Study, folder: Path) -> None:
     """A study may be resumed with more seeds or more factors: every cell that it had must be among its cells now."""
-    now = {_recipe(study, c.recipe(study.recipe, seed)) for c in study.configurations for seed in study.settings.seeds}
+    any_seed = study.settings.seeds[0]
+    now = {_recipe(study, c.recipe(study.recipe, any_seed)) for c in study.configurations}
     for configuration in before.configurations:
+        is_known = _recipe(before, configuration.recipe(before.recipe, any_seed)) in now
         for seed in before.settings.seeds:
-            if _recipe(before, configuration.recipe(before.recipe, seed)) not in now:
+            if not is_known or seed not in study.settings.seeds:
                 differ = [key for key, value in before.to_dict().items() if study.to_dict()[key] != value]
                 raise InputError(
                     f"{folder} holds another study: its cell {configuration.name!r}, seed {seed}, is not in this one "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +14,9 @@ from ray.tune.search import Searcher
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.ledger import FAILED, Ledger, Trial
 
-ORDER, TRIAL = "order", "trial"
-"""Keys of what goes to a worker and of what comes back: JSON texts, which Tune passes on as they are."""
+ORDER, TRIAL, PROBLEM = "order", "trial", "problem"
+"""Keys of what goes to a worker and of what comes back: JSON texts, which Tune passes on as they are; and why a worker
+cannot write in the study's folder."""
 
 LOST_IN_A_ROW = 3
 
@@ -35,7 +37,8 @@ class CellSearcher(Searcher):  # type: ignore[misc]
     """Gives out the cells of one round after another, and writes each result to the ledger.
 
     While a round is not over and none of its cells is left, workers are given an order for nothing, which lasts as long
-    as the file `hold` exists: Tune would end those that have nothing to do, and a new one takes seconds to start.
+    as the file `hold` exists: Tune would end those that have nothing to do, and a new one takes seconds to start. Where
+    each cell has a process of its own there is no `hold`.
 
     Args:
         next_round: gives the cells. Those in the ledger are passed over.
@@ -48,13 +51,14 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         running: the cells that are at work, by Tune's name for them.
         slots: how many cells run at once; infinitely many until it is known.
         ended: why there is nothing more to run; empty while there is.
+        problem: why the study's folder cannot be written; empty while it can. Nothing more is given out then.
     """
 
     def __init__(
         self,
         next_round: NextRound,
         ledger: Ledger,
-        hold: Path,
+        hold: Path | None,
         *,
         retry_failed: bool = False,
         exhausted: Exhausted = lambda trials, running, slots: "",
@@ -66,6 +70,7 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         self.running: dict[str, CellOrder] = {}
         self.slots = math.inf
         self.ended = ""
+        self.problem = ""
         self.on_change = on_change
         self._next_round = next_round
         self._exhausted = exhausted
@@ -94,7 +99,12 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         """Give out no further cells."""
         self._stopped = True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def release(self) -> None:
+        """Let the workers go that have nothing to do: there is, or there is need of their place."""
+        if self._hold is not None:
+            self._hold.unlink(missing_ok=True)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._stopped or self.workers_fail:
             return str(Searcher.FINISHED)
         if self.has_work():
@@ -104,7 +114,10 @@ class CellSearcher(Searcher):  # type: ignore[misc]
             return {ORDER: json.dumps(order.to_dict())}
         if self.ended:
             return str(Searcher.FINISHED)
-        self._hold.touch()
+        if self._hold is None:
+            return None
+        with suppress(OSError):  # without it they only come back sooner
+            self._hold.touch()
         return {ORDER: None}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -112,19 +125,27 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         if order is None:
             return
         self._lost_in_a_row = self._lost_in_a_row + 1 if error else 0
-        if error:
-            self._record(_lost(order))
-        elif result and result.get(TRIAL):
-            self._record(Trial.from_json(result[TRIAL]))
-        else:  # the worker was told to stop before it began
+        trial = _lost(order) if error else _trial_in(result)
+        if result and result.get(PROBLEM):
+            self._give_up(result[PROBLEM])
+        if trial is None or not self._record(trial):  # the worker was told to stop before it began, or cannot write
             self._waiting.append(order)
         if not self.running:
-            self._hold.unlink(missing_ok=True)
+            self.release()
         self.on_change()
 
-    def _record(self, trial: Trial) -> None:
-        self._ledger.append(trial)
+    def _record(self, trial: Trial) -> bool:
+        try:
+            self._ledger.append(trial)
+        except OSError as error:
+            self._give_up(error.strerror or str(error))
+            return False
         self.trials[trial.key] = trial
+        return True
+
+    def _give_up(self, problem: str) -> None:
+        self.problem = problem
+        self.stop()
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
@@ -138,6 +159,10 @@ class CellSearcher(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the truth."""
+
+
+def _trial_in(result: Mapping[str, Any] | None) -> Trial | None:
+    return Trial.from_json(result[TRIAL]) if result and result.get(TRIAL) else None
 
 
 def _lost(order: CellOrder) -> Trial:

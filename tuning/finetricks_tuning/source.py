@@ -40,6 +40,18 @@ def hash_of_trick(trick: type[Trick]) -> str:
     return digest.hexdigest()
 
 
+def hash_of_module(module: str) -> str:
+    """Of a module with a trick, as `hash_of_trick`, but without importing it; empty where it is not installed."""
+    package = module.partition(".")[0]
+    if package == OWN:
+        return _hash_of_files(_imported_files(module))
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return ""
+    folders = spec.submodule_search_locations
+    return _hash_of_tree(Path(next(iter(folders)))) if folders else _hash_of_files([Path(spec.origin)])
+
+
 def _hash_of_class(cls: type, package: str) -> str:
     if package == OWN:
         return _hash_of_files(_imported_files(cls.__module__))

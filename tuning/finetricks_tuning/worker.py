@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import cloudpickle, tune
 
 from finetricks.catalog import Catalog, installed
-from finetricks.recipe import Recipe
-from finetricks.runner import task_of
 from finetricks.trick import Trick
 from finetricks_tuning.cell_run import CellOrder, run_cell
-from finetricks_tuning.hygiene import Flags, clean, settle
-from finetricks_tuning.searcher import ORDER, TRIAL
+from finetricks_tuning.searcher import ORDER, PROBLEM, TRIAL
+from finetricks_tuning.storage import StorageError
+from finetricks_tuning.worker_group import WorkerGroup
+from finetricks_tuning.workplace import Workplace
 
 if TYPE_CHECKING:
     from finetricks.tasks import Task
@@ -81,15 +80,19 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
     """Runs one cell a step; `reuse_actors` gives the same process one cell after another."""
 
     def setup(
-        self, config: dict[str, Any], folder: str, plugins: Plugins, tasks: Mapping[str, Task], device: str
+        self,
+        config: dict[str, Any],
+        *,
+        folder: str,
+        plugins: Plugins,
+        tasks: Mapping[str, Task],
+        device: str,
+        bundles: Sequence[Mapping[str, float]],
     ) -> None:
         self._folder = Path(folder)
-        self._plugins = plugins
-        self._tasks = dict(tasks)
         self._device = device
-        self._own_folder = tempfile.TemporaryDirectory()
-        self._flags = Flags.now()
-        self._cells = 0
+        self._workplace = Workplace(plugins, tasks)
+        self._group = WorkerGroup(bundles, plugins, tasks) if len(bundles) > 1 else None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         return True
@@ -100,12 +103,13 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
         if self.config[ORDER] is None:
             self._wait()
             return {TRIAL: None, "done": True}
-        self._cells += 1
-        if self._cells == 2:  # the first cell has imported all that a run needs
-            settle()
-        clean(self._flags)
+        self._workplace.tidy()
         order = CellOrder(**json.loads(self.config[ORDER]))
-        trial = run_cell(order, self._folder, self._device, self._prepare)
+        run = partial(self._group.run, order) if self._group else None
+        try:
+            trial = run_cell(order, self._folder, self._device, self._workplace.prepare, run)
+        except StorageError as error:
+            return {TRIAL: None, PROBLEM: error.reason, "done": True}
         return {TRIAL: trial.to_json(), "done": True}
 
     def _wait(self) -> None:
@@ -115,14 +119,6 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
             time.sleep(BETWEEN_LOOKS)
 
     def cleanup(self) -> None:
-        self._own_folder.cleanup()
-
-    @cached_property
-    def _catalog(self) -> Catalog:
-        return self._plugins.catalog(Path(self._own_folder.name))
-
-    def _prepare(self, order: CellOrder) -> tuple[Recipe, Task]:
-        recipe = Recipe(**order.recipe, catalog=self._catalog)
-        if order.task not in self._tasks:  # of a configuration that was chosen while the study ran
-            self._tasks[order.task] = task_of(recipe)
-        return recipe, self._tasks[order.task]
+        if self._group:
+            self._group.end()
+        self._workplace.close()
