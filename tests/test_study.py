@@ -317,7 +317,10 @@ def test_a_recipe_file_that_is_missing(write: Write) -> None:
 
 def test_a_recipe_without_model_or_data_is_no_study() -> None:
     found = problems(lambda: Study(recipe={}, factors=["stlr"], catalog=CATALOG))
-    assert found == [f"recipe: a study needs `{key}` in its recipe" for key in ("model", "data")]
+    assert found == [
+        "recipe: a study needs `model` in its recipe",
+        "recipe: a study needs `data` in its recipe, or several under `data_sets`",
+    ]
 
 
 def test_a_study_without_recipe_or_factors(write: Write) -> None:

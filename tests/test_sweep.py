@@ -140,7 +140,7 @@ def test_a_cells_folder_keeps_its_predictions_but_no_weights(finished: Finished)
 
 def test_the_studys_folder_holds_what_is_promised_and_nothing_of_the_engine(finished: Finished) -> None:
     assert {path.name for path in finished.folder.iterdir()} == {
-        *(".lock", "study.yaml", "cells.json", "trials.jsonl", "summary.json", "report.html", "cells")
+        *(".lock", "study.yaml", "cells.json", "trials.jsonl", "summary.json", "report.html", "cells", "plans")
     }
     summary = json.loads((finished.folder / "summary.json").read_text())
     assert [row["name"] for row in summary["rows"]] == [c.name for c in finished.study.configurations[1:]]

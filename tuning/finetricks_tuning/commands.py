@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +17,21 @@ import typer
 from finetricks.cli.console import messages, output, print_json, quiet_libraries, warn, working
 from finetricks.cli.options import AsJson, Plugins, Settings, catalog_with
 from finetricks.errors import InputError
+from finetricks.folder import write_atomically
+
+
+class Form(StrEnum):
+    """What `report` can write."""
+
+    html = "html"
+    md = "md"
+    json = "json"
+    csv = "csv"
+    card = "card"
+
 
 if TYPE_CHECKING:
+    from finetricks_tuning.across import Across
     from finetricks_tuning.study import Study
     from finetricks_tuning.summary import Summary
 
@@ -41,11 +56,15 @@ def sweep(
     address: Annotated[
         str | None, typer.Option("--address", metavar="ADDRESS", help="A running Ray cluster's; this machine without.")
     ] = None,
+    loggers: Annotated[
+        list[str] | None, typer.Option("--logger", metavar="NAME", help="Also log to tensorboard, mlflow or wandb.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study: which tricks help on this model and data?"""
     from finetricks_tuning.study import Study
 
+    settings = [*(settings or ()), *([f"loggers=[{', '.join(loggers)}]"] if loggers else ())]
     if out is None and not dry_run:
         raise InputError("name the study's folder: --out DIR")
     checked = Study.load(study, settings or (), catalog_with(plugins))  # before the seconds that torch and Ray take
@@ -63,10 +82,11 @@ def sweep(
         return
     from finetricks_tuning.live import watching
     from finetricks_tuning.sweep import sweep as run_study
+    from finetricks_tuning.sweep_each import sweep_each
 
     command = _command(study, out, settings or (), plugins or ())
     with watching(messages()) as show:
-        summary = run_study(
+        summary = (sweep_each if checked.data_sets else run_study)(
             checked,
             out,
             resume=resume,
@@ -85,36 +105,98 @@ def sweep(
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.", show_default=False)],
+    *,
+    form: Annotated[
+        Form, typer.Option("--format", help="html writes report.html into DIR; the others are printed.")
+    ] = Form.html,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to this file instead.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep report.html up to date while the study runs.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a study anew, finished or not."""
-    from finetricks_tuning.sweep import write_results
+    from finetricks_tuning.results import results_of, write_results
 
+    if form is not Form.html:
+        from finetricks_tuning.formats import FORMATS
+
+        if watch or as_json:
+            raise InputError("--watch and --json are for the report as a page: leave --format out")
+        text = FORMATS[form.value](results_of(folder), folder)
+        if out is None:
+            typer.echo(text, nl=False)
+        else:
+            write_atomically(out, text)
+        return
+    if out is not None:
+        raise InputError(f"report.html is written into {folder}; --out is for the other formats")
+    if watch:
+        from finetricks_tuning.watch import EVERY
+        from finetricks_tuning.watch import watch as watch_study
+
+        with suppress(KeyboardInterrupt):
+            messages().print(
+                f"report: {folder / 'report.html'}; Ctrl-C ends the watching", markup=False, soft_wrap=True
+            )
+            watch_study(folder, lambda: write_results(folder, refresh=round(EVERY)).complete)
     _tell(write_results(folder), folder, as_json)
+
+
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="The studies' folders.", show_default=False)],
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the joined study.")],
+    plugins: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Join studies that were run apart: the same comparison with other seeds or tricks."""
+    from finetricks_tuning.merge import merge as join
+
+    merged = join(folders, out, catalog=catalog_with(plugins))
+    for note in merged.notes:
+        warn(note)
+    _tell(merged.summary, out, as_json)
 
 
 def _tell_dry_run(
     study: Study, out: Path | None, as_json: bool, *, overwrite: bool, retry_failed: bool, address: str | None
 ) -> None:
+    from finetricks_tuning.data_sets import FOLDER
     from finetricks_tuning.dry_run import dry_run
 
+    parts = study.data_sets or {"": study}
     with working("timing a few steps ..."):
-        found = dry_run(study, out, overwrite=overwrite, retry_failed=retry_failed, address=address)
+        folders = {name: out / FOLDER / name if out and name else out for name in parts}
+        found = {
+            name: dry_run(one, folders[name], overwrite=overwrite, retry_failed=retry_failed, address=address)
+            for name, one in parts.items()
+        }
+    seconds = sum(one.seconds for one in found.values())
     if as_json:
-        print_json(found.to_dict())
+        told = {name: one.to_dict() for name, one in found.items()}
+        print_json({"data_sets": told, "seconds": seconds} if study.data_sets else told[""])
         return
     from finetricks_tuning.live import dry_run_table
-    from finetricks_tuning.report import duration
+    from finetricks_tuning.text import duration
 
     console = output()
-    console.print(dry_run_table(found))
-    console.print(" ".join([f"{found.design.label}:", *found.design.notes]), markup=False)
-    done = f" ({found.done} more have a result)" if found.done else ""
-    at_once = f"{found.slots} at once" if found.slots > 1 else "one at a time"
-    console.print(f"{len(found.cells)} cells to run{done}, {at_once}: about {duration(found.seconds)}", markup=False)
+    for name, one in found.items():
+        if name:
+            console.print(name, markup=False)
+        console.print(dry_run_table(one))
+        done = f" ({one.done} more have a result)" if one.done else ""
+        at_once = f"{one.slots} at once" if one.slots > 1 else "one at a time"
+        most = "" if study.strategy.name == "full" else "at most "
+        cost = f"{len(one.cells)} cells to run{done}, {at_once}: about {duration(one.seconds)}"
+        console.print(f"{most}{cost}", markup=False)
+        if confirm := 2 * study.settings.confirm:
+            console.print(f"{confirm} more compare what it recommends, if anything, with the baseline on fresh seeds")
+    design = next(iter(found.values())).design
+    console.print(" ".join([f"{design.label}:", *design.notes]), markup=False)
+    if len(found) > 1:
+        console.print(f"in all about {duration(seconds)}", markup=False)
 
 
-def _tell(summary: Summary, folder: Path, as_json: bool) -> None:
+def _tell(summary: Summary | Across, folder: Path, as_json: bool) -> None:
     if as_json:
         print_json(summary.to_dict())
         return

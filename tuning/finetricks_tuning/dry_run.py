@@ -105,7 +105,7 @@ def dry_run(
         cells=tuple(zip(cells, _seconds(planned, cells, prepared), strict=True)),
         left_out=study.left_out,
         done=len(planned) - len(cells),
-        slots=count_slots(Resources(study.threads, prepared.gpus), address),
+        slots=count_slots(Resources.of(study, prepared.gpus), address),
     )
 
 

@@ -6,13 +6,12 @@ a study that is resumed comes to the same ones by going through its ledger.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from finetricks_tuning.cell import Cell, CellMaker
 from finetricks_tuning.configurations import Configuration
-from finetricks_tuning.effects import Contest, level_effects
+from finetricks_tuning.effects import level_effects
 from finetricks_tuning.ledger import Trial
 from finetricks_tuning.manifest import COMPARE, CONFIRM, TUNE, PlannedCell
 from finetricks_tuning.recommend import Recommendation, recommendation_of, recommended
@@ -143,22 +142,11 @@ class Rounds:
         if winner is not None:
             found = next(c for c in self.configurations if c.name == winner)
             return None if found is self.configurations[0] else found
-        return recommended(level_effects(contest_of(results)), self.study)
+        contest = self.study.strategy.contest(results, self.study.settings.seeds)
+        return recommended(level_effects(contest), self.study)
 
     def _names(self) -> set[str]:
         return {configuration.name for configuration in self.configurations}
-
-
-def contest_of(results: Results) -> Contest:
-    """The same, as effects are computed from it."""
-    return Contest(
-        levels=results.levels,
-        values=results.values,
-        lost=Counter(configuration for configuration, _ in results.lost),
-        greater_is_better=results.greater_is_better,
-        alpha=results.alpha,
-        contrasts=results.contrasts,
-    )
 
 
 def at_most(study: Study, make: CellMaker) -> list[Cell]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+
+from scipy import stats
 
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.ledger import FINISHED, Trial
@@ -22,6 +24,8 @@ class ConfigurationStatus:
     lost: int
     running: int
     mean: float | None
+    interval: tuple[float, float] | None = None
+    """Of the mean, over seeds, at the study's level; `None` with fewer than two."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Status:
         planned: cells of the rounds that were decided so far.
         done: cells with a result, whatever it is.
         seconds_left: estimated from this session's cells; `None` until two have ended.
+        alpha: the intervals are at 1 - alpha.
+        data_set: which is at work, of a study that has several.
     """
 
     metric: str
@@ -42,6 +48,9 @@ class Status:
     done: int
     planned: int
     seconds_left: float | None
+    greater_is_better: bool = True
+    alpha: float = 0.05
+    data_set: str = ""
 
 
 class StatusKeeper:
@@ -67,9 +76,19 @@ class StatusKeeper:
             finished = sum(trial.status == FINISHED for trial in trials_of)
             mean = sum(values) / len(values) if values else None
             lost = len(trials_of) - finished
-            rows.append(ConfigurationStatus(name, planned[name], finished, lost, at_work.count(name), mean))
+            interval = _interval(values, plan.study["alpha"])
+            rows.append(ConfigurationStatus(name, planned[name], finished, lost, at_work.count(name), mean, interval))
         done = {cell.key for cell in plan.cells} & set(trials)
-        return Status(metric, _phase(plan, done), tuple(rows), len(done), len(plan.cells), self._left(plan, done))
+        return Status(
+            metric=metric,
+            phase=_phase(plan, done),
+            configurations=tuple(rows),
+            done=len(done),
+            planned=len(plan.cells),
+            seconds_left=self._left(plan, done),
+            greater_is_better=plan.greater_is_better,
+            alpha=plan.study["alpha"],
+        )
 
     def _left(self, plan: Manifest, done: Set[str]) -> float | None:
         new = len(done - self._before)
@@ -79,6 +98,14 @@ class StatusKeeper:
             return None
         since, first = self._first_end
         return (time.monotonic() - since) / (new - first) * (len(plan.cells) - len(done)) if new > first else None
+
+
+def _interval(values: Sequence[float], alpha: float) -> tuple[float, float] | None:
+    if len(values) < 2:
+        return None
+    reach = float(stats.t.isf(alpha / 2, len(values) - 1)) * float(stats.sem(values))
+    mean = sum(values) / len(values)
+    return (mean - reach, mean + reach)
 
 
 def _phase(plan: Manifest, done: Set[str]) -> str:

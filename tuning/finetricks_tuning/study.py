@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from finetricks.validation import problems_of
 from finetricks.yaml_file import Document, dump_yaml, load_yaml, override
 from finetricks_tuning.budget import Budget
 from finetricks_tuning.configurations import Configuration, LeftOut
+from finetricks_tuning.data_sets import read_data_sets
 from finetricks_tuning.designs import Design
 from finetricks_tuning.designs.reader import FORMS as DESIGN_FORMS
 from finetricks_tuning.designs.reader import check_design, read_design
@@ -47,6 +49,10 @@ class StudySettings(Settings):
     strategy: Any = Field(default="full", description=f"Which cells of the design are run: {STRATEGY_FORMS}.")
     seeds: tuple[int, ...] = Field(
         default=(0, 1, 2, 3, 4), description="A number n for 0..n-1, or a list. Every configuration sees the same."
+    )
+    data_sets: Mapping[str, Any] | None = Field(
+        default=None,
+        description="The same study on each of several: {name: data}; keys of the recipe's `data` that differ.",
     )
     metric: str = Field(default="accuracy", description="On valid; test is scored once, at the end, and never selects.")
     alpha: float = Field(default=0.05, gt=0, lt=1, description="The rate of false verdicts over the whole study.")
@@ -129,6 +135,8 @@ class Study:
     strategy: Strategy
     configurations: tuple[Configuration, ...]
     left_out: tuple[LeftOut, ...]
+    data_sets: Mapping[str, Study]
+    """The study on each of its data sets; empty where it has one, the recipe's."""
 
     def __init__(
         self,
@@ -171,11 +179,13 @@ class Study:
         design = read_design(given.get("design", "ablation"), document.place, problems)
         strategy = read_strategy(given.get("strategy", "full"), document.place, problems)
         settings = None
+        recipes: dict[str, Recipe] = {}
         try:
             settings = StudySettings.model_validate(dict(given))
         except ValidationError as error:
             problems += problems_of(error, StudySettings, given, (), document.place)
         if settings and recipe and factors:
+            recipes = read_data_sets(settings.data_sets, recipe, document, problems)
             _check_together(settings, recipe, {factor.name for factor in factors}, document, problems)
         if design and factors and not problems:
             check_design(design, factors, document.place, problems)
@@ -190,6 +200,14 @@ class Study:
         if len(self.configurations) < 2:
             reasons = [Problem(f"factors {out.name}", out.reason) for out in self.left_out]
             raise RecipeError([Problem(document.place(("factors",)), "only the baseline can be run"), *reasons])
+        self.data_sets = {name: self._with_recipe(recipe) for name, recipe in recipes.items()}
+
+    def _with_recipe(self, recipe: Recipe) -> Study:
+        """The same study over another recipe, which holds one data set."""
+        study = copy(self)
+        study.recipe, study.data_sets = recipe, {}
+        study.settings = self.settings.model_copy(update={"data_sets": None})
+        return study
 
     @property
     def threads(self) -> int:
@@ -229,7 +247,8 @@ class Study:
             "factors": [factor.given for factor in self.factors],
             "design": self.design.given,
             "strategy": self.strategy.given,
-            **self.settings.model_dump(mode="json", exclude={"recipe", "factors", "design", "strategy"}),
+            **self.settings.model_dump(mode="json", exclude={"recipe", "factors", "design", "strategy", "data_sets"}),
+            "data_sets": {name: study.recipe.to_dict()["data"] for name, study in self.data_sets.items()} or None,
         }
 
     def to_yaml(self) -> str:
@@ -266,9 +285,10 @@ def _check_together(
         problems.append(Problem(document.place((key,)), message))
 
     training = recipe.training
-    for key in ("model", "data"):
-        if getattr(recipe, key) is None:
-            note("recipe", f"a study needs `{key}` in its recipe")
+    if recipe.model is None:
+        note("recipe", "a study needs `model` in its recipe")
+    if recipe.data is None and settings.data_sets is None:
+        note("recipe", "a study needs `data` in its recipe, or several under `data_sets`")
     if len(settings.seeds) > 1 and None not in (training.init_seed, training.data_seed, training.dropout_seed):
         note("seeds", "the recipe fixes init_seed, data_seed and dropout_seed: all seeds would be the same run")
     if settings.tune_learning_rate and "training.learning_rate" in factors:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,26 @@ from finetricks.folder import write_atomically
 from finetricks_tuning.design_facts import DesignFacts, facts_of
 from finetricks_tuning.designs.reader import design_of
 from finetricks_tuning.effects import (
+    EQUIVALENT,
     HELPS,
     HURTS,
     NO_VERDICT,
+    UNDECIDED,
     Contest,
     Effect,
     configuration_effects,
+    interaction_effects,
     level_effects,
 )
+from finetricks_tuning.expected_maximum import expected_maximum
 from finetricks_tuning.ledger import FINISHED, Ledger, Trial
-from finetricks_tuning.manifest import Manifest
+from finetricks_tuning.manifest import COMPARE, Manifest, PlannedCell
+from finetricks_tuning.on_data import Examples
+from finetricks_tuning.recommend import Recommendation, confirmed
+from finetricks_tuning.samples import interquartile_mean
+from finetricks_tuning.statistics import HOLM
+from finetricks_tuning.strategies.base import Results
+from finetricks_tuning.strategies.reader import strategy_of
 
 FILE = "summary.json"
 LEDGER = "trials.jsonl"
@@ -31,7 +42,12 @@ PLANNED, MISSING = "planned", "not_run"
 
 @dataclass(frozen=True)
 class ConfigurationSummary:
-    """One configuration: its cells, and its difference to the baseline (`None` for the baseline itself)."""
+    """One configuration: its cells of the comparison.
+
+    Attributes:
+        difference: to the baseline; `None` for the baseline itself.
+        best_of: the expected best value of 1, 2, ... runs, up to as many as there are.
+    """
 
     name: str
     levels: Mapping[str, str]
@@ -39,10 +55,19 @@ class ConfigurationSummary:
     statuses: Mapping[int, str]
     seconds: float
     difference: Effect | None
+    best_of: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float | None:
         return sum(self.values.values()) / len(self.values) if self.values else None
+
+    @property
+    def median(self) -> float | None:
+        return statistics.median(self.values.values()) if self.values else None
+
+    @property
+    def interquartile_mean(self) -> float | None:
+        return interquartile_mean(list(self.values.values())) if self.values else None
 
 
 @dataclass(frozen=True)
@@ -52,7 +77,10 @@ class Summary:
     Attributes:
         design: what it can and cannot see.
         rows: the effect of each level of each factor.
-        configurations: baseline first.
+        interactions: of levels of two factors, where the design holds them; named `a x b`.
+        configurations: baseline first; their cells of the comparison.
+        costs: by what cells were run for: how many have a result, and their seconds.
+        recommendation: what the results speak for, and what fresh seeds say of it; `None` where there is none.
         failures: the cells that failed or diverged.
         counts: of cells: planned, and by status.
         seconds: of training and evaluation, summed over the cells.
@@ -68,10 +96,27 @@ class Summary:
     seconds: float
     versions: Mapping[str, Any]
     warnings: tuple[str, ...]
+    interactions: tuple[Effect, ...] = ()
+    recommendation: Recommendation | None = None
+    costs: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """What was decided on the way, a sentence each."""
+        return self.manifest.decisions
+
+    @property
+    def ended(self) -> str:
+        """Why there is nothing more to run; empty while there is."""
+        return self.manifest.ended
 
     @property
     def metric(self) -> str:
         return str(self.manifest.study["metric"])
+
+    @property
+    def alpha(self) -> float:
+        return float(self.manifest.study["alpha"])
 
     @property
     def baseline(self) -> ConfigurationSummary:
@@ -79,24 +124,46 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        return self.counts[MISSING] == 0
+        """Whether there is nothing more to run."""
+        return bool(self.ended)
 
     @property
     def answer(self) -> str:
-        """The result in a sentence."""
-        done = "" if self.complete else f"So far ({self.counts[PLANNED] - self.counts[MISSING]} of the planned cells): "
-        if not any(row.estimate is not None for row in self.rows):
-            return f"{done}no comparison with the baseline could be made."
-        decided = [(word, [row for row in self.rows if row.verdict == word]) for word in (HELPS, HURTS)]
-        parts = [f"{_listed(rows)} {_verb(word, rows)}" for word, rows in decided if rows]
+        """The result in a sentence or three."""
+        done = "" if self.complete else f"So far ({self.counts[PLANNED] - self.counts[MISSING]} cells): "
+        return f"{done}{self._verdicts}{self._advice}"
+
+    @property
+    def _verdicts(self) -> str:
+        known = [row for row in self.rows if row.estimate is not None]
+        if self.rows and not known:
+            return "no comparison with the baseline could be made."
         if all(row.verdict == NO_VERDICT for row in self.rows):
-            note = next(row.note for row in self.rows if row.estimate is not None)
-            return f"{done}no verdict; {note}."
-        if undecided := [row for row in self.rows if row.verdict not in (HELPS, HURTS)]:
+            return f"no verdict; {known[0].note}." if known else ""
+        parts = [f"{_listed(rows)} {_verb(word, rows)}" for word in (HELPS, HURTS) if (rows := self._rows(word))]
+        if rows := self._rows(EQUIVALENT):
+            parts.append(f"{_listed(rows)} {'makes' if len(rows) == 1 else 'make'} no difference that matters")
+        if undecided := self._rows(UNDECIDED, NO_VERDICT):
             more = " more" if parts else ""
             parts.append(f"{len(undecided)}{more} {'is' if len(undecided) == 1 else 'are'} undecided")
-        seeds = len(self.manifest.study["seeds"])
-        return f"{done}{'; '.join(parts)} ({self.metric} on valid, {seeds} paired seeds)."
+        return f"{'; '.join(parts)} ({self.metric} on valid, {_seeds(known)})."
+
+    @property
+    def _advice(self) -> str:
+        """What to use, and what fresh seeds say of it."""
+        found = self.recommendation
+        if found is None:
+            return ""
+        if found.effect is None or found.effect.estimate is None:
+            told = " It was not compared with the baseline on fresh seeds"
+            return f" To use: {found.configuration}.{told if self.complete else f'{told} yet'}."
+        effect, better = found.effect, 1 if self.manifest.greater_is_better else -1
+        interval = "" if effect.ci is None else f" ({effect.ci[0]:+z.3f} to {effect.ci[1]:+z.3f})"
+        keeps = "To use" if (effect.estimate or 0.0) * better > 0 else "Chosen, but no better on fresh seeds"
+        return f" {keeps}: {found.configuration}, {effect.estimate:+z.3f}{interval} on {effect.seeds} fresh seeds."
+
+    def _rows(self, *verdicts: str) -> list[Effect]:
+        return [row for row in self.rows if row.verdict in verdicts]
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as JSON values: what `summary.json` holds."""
@@ -108,22 +175,30 @@ class Summary:
             "greater_is_better": self.manifest.greater_is_better,
             "alpha": self.manifest.study["alpha"],
             "baseline_mean": self.baseline.mean,
-            "rows": [_row(row) for row in self.rows],
+            "rows": [row.to_dict() for row in self.rows],
             "configurations": [
                 {
                     "name": c.name,
                     "levels": dict(c.levels),
                     "mean": c.mean,
+                    "median": c.median,
+                    "interquartile_mean": c.interquartile_mean,
+                    "best_of": list(c.best_of),
                     "values": dict(c.values),
                     "statuses": dict(c.statuses),
                     "seconds": c.seconds,
-                    "difference": _row(c.difference) if c.difference else None,
+                    "difference": c.difference.to_dict() if c.difference else None,
                 }
                 for c in self.configurations
             ],
+            "interactions": [row.to_dict() for row in self.interactions],
+            "recommendation": self.recommendation.to_dict() if self.recommendation else None,
+            "decisions": list(self.decisions),
+            "ended": self.ended,
             "left_out": [dict(entry) for entry in self.manifest.left_out],
             "counts": dict(self.counts),
             "seconds": self.seconds,
+            "costs": {phase: {"cells": cells, "seconds": of} for phase, (cells, of) in self.costs.items()},
             "versions": dict(self.versions),
             "warnings": list(self.warnings),
         }
@@ -137,50 +212,93 @@ def summarise(folder: str | Path) -> Summary:
     folder = Path(folder)
     manifest = Manifest.read(folder)
     trials, problems = Ledger(folder / LEDGER).read()
-    return summary_of(manifest, [trials[cell.key] for cell in manifest.cells if cell.key in trials], problems)
-
-
-def summary_of(manifest: Manifest, trials: Sequence[Trial], problems: Sequence[str] = ()) -> Summary:
-    """The summary of a plan and those of its cells that were run; `problems` join the warnings."""
-    metric = manifest.study["metric"]
-    names = list(manifest.configurations)
-    values = {(t.configuration, t.seed): v for t in trials if (v := _value(t, metric)) is not None}
-    statuses = {(t.configuration, t.seed): t.status for t in trials}
-    lost = Counter(t.configuration for t in trials if (t.configuration, t.seed) not in values)
-    seconds: dict[str, float] = defaultdict(float)
-    for trial in trials:
-        seconds[trial.configuration] += trial.seconds
-    design = design_of(manifest.study)
-    contest = Contest(
-        manifest.configurations, values, lost, manifest.greater_is_better, manifest.study["alpha"], design.contrasts
+    examples = Examples.read(
+        folder,
+        [c for c in _compared(manifest, trials).values() if trials[c.key].status == FINISHED],
+        manifest.study["metric"],
     )
-    differences = {effect.name: effect for effect in configuration_effects(contest)}
+    ours = [trials[cell.key] for cell in manifest.cells if cell.key in trials]
+    return summary_of(manifest, ours, problems, examples)
+
+
+def summary_of(
+    manifest: Manifest, trials: Sequence[Trial], problems: Sequence[str] = (), examples: Examples | None = None
+) -> Summary:
+    """The summary of a plan and those of its cells that were run; `problems` join the warnings."""
+    study = manifest.study
+    by_key = {trial.key: trial for trial in trials}
+    compared = {place: by_key[cell.key] for place, cell in _compared(manifest, by_key).items()}
+    values = {place: trial.value(study["metric"]) for place, trial in compared.items()}
+    design = design_of(study)
+    results = Results(
+        levels=manifest.configurations,
+        values={place: value for place, value in values.items() if value is not None},
+        lost={place: compared[place].status for place, value in values.items() if value is None},
+        greater_is_better=manifest.greater_is_better,
+        alpha=study["alpha"],
+        equivalence=study.get("equivalence"),
+        correction=study.get("correction", HOLM),
+        contrasts=design.contrasts,
+    )
+    contest = strategy_of(study).contest(results, study["seeds"], examples)
     counts = Counter(trial.status for trial in trials)
     return Summary(
         manifest=manifest,
         design=facts_of(design, manifest.configurations, len(manifest.left_out)),
         rows=tuple(level_effects(contest)),
-        configurations=tuple(
-            ConfigurationSummary(
-                name,
-                manifest.configurations[name],
-                {seed: value for (n, seed), value in sorted(values.items()) if n == name},
-                {seed: status for (n, seed), status in sorted(statuses.items()) if n == name},
-                seconds[name],
-                differences.get(name),
-            )
-            for name in names
-        ),
+        interactions=tuple(interaction_effects(contest)),
+        configurations=_configurations(contest, compared),
+        recommendation=confirmed(manifest, by_key),
+        costs=_costs(manifest, by_key),
         failures=tuple(trial for trial in trials if trial.status != FINISHED),
         counts={PLANNED: len(manifest.cells), **counts, MISSING: len(manifest.cells) - len(trials)},
         seconds=sum(trial.seconds for trial in trials),
         versions=_versions(trials),
-        warnings=(*manifest.warnings, *_warnings(trials), *problems),
+        warnings=(*manifest.warnings, *_warnings(trials), *problems, *_without_examples(examples)),
     )
 
 
-def _value(trial: Trial, metric: str) -> float | None:
-    return (trial.metrics.get("valid") or {}).get(metric) if trial.status == FINISHED else None
+def _compared(manifest: Manifest, trials: Mapping[str, Trial]) -> dict[tuple[str, int], PlannedCell]:
+    """The cells of the comparison that have a result."""
+    return {
+        (cell.configuration, cell.seed): cell for cell in manifest.cells if cell.phase == COMPARE and cell.key in trials
+    }
+
+
+def _costs(manifest: Manifest, trials: Mapping[str, Trial]) -> dict[str, tuple[int, float]]:
+    seconds: dict[str, list[float]] = {}
+    for cell in manifest.cells:
+        if cell.key in trials:
+            seconds.setdefault(cell.phase, []).append(trials[cell.key].seconds)
+    return {phase: (len(of), sum(of)) for phase, of in seconds.items()}
+
+
+def _without_examples(examples: Examples | None) -> list[str]:
+    if examples is None or not examples.problem:
+        return []
+    return [f"no interval over the examples is given: {examples.problem}"]
+
+
+def _configurations(contest: Contest, trials: Mapping[tuple[str, int], Trial]) -> tuple[ConfigurationSummary, ...]:
+    differences = {effect.name: effect for effect in configuration_effects(contest)}
+    by_name: dict[str, dict[int, Trial]] = {name: {} for name in contest.levels}
+    for (name, seed), trial in sorted(trials.items()):
+        by_name[name][seed] = trial
+    return tuple(
+        ConfigurationSummary(
+            name=name,
+            levels=contest.levels[name],
+            values={seed: contest.values[name, seed] for seed in own if (name, seed) in contest.values},
+            statuses={seed: trial.status for seed, trial in own.items()},
+            seconds=sum(trial.seconds for trial in own.values()),
+            difference=differences.get(name),
+            best_of=expected_maximum(
+                [contest.values[name, seed] for seed in own if (name, seed) in contest.values],
+                greater_is_better=contest.greater_is_better,
+            ),
+        )
+        for name, own in by_name.items()
+    )
 
 
 def _warnings(trials: Sequence[Trial]) -> list[str]:
@@ -201,15 +319,14 @@ def _versions(trials: Sequence[Trial]) -> dict[str, Any]:
     return {**trials[-1].environment, "tricks": tricks} if trials else {}
 
 
-def _row(effect: Effect) -> dict[str, Any]:
-    row = asdict(effect)
-    row["ci"] = list(effect.ci) if effect.ci else None
-    return row
-
-
 def _listed(rows: Sequence[Effect]) -> str:
     texts = [f"{row.name} ({row.estimate:+z.3f})" for row in rows]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def _seeds(rows: Sequence[Effect]) -> str:
+    most = max(row.seeds for row in rows)
+    return f"{'up to ' if any(row.seeds < most for row in rows) else ''}{most} paired seeds"
 
 
 def _verb(word: str, rows: Sequence[Effect]) -> str:

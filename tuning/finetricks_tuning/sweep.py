@@ -8,18 +8,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetricks.errors import InputError
 from finetricks_tuning.address import check_address
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.folder import check_folder, writing
 from finetricks_tuning.ledger import Ledger, Trial
 from finetricks_tuning.loopback import keep_to_this_machine
 from finetricks_tuning.manifest import Manifest
+from finetricks_tuning.plans import draw_plans
+from finetricks_tuning.preflight import Needs
 from finetricks_tuning.prepare import Prepared, prepare
-from finetricks_tuning.report import write_report
+from finetricks_tuning.results import write_summary
 from finetricks_tuning.rounds import Rounds
 from finetricks_tuning.status import Status, StatusKeeper
+from finetricks_tuning.storage import telling
 from finetricks_tuning.study import Study
-from finetricks_tuning.summary import LEDGER, Summary, summarise
+from finetricks_tuning.summary import LEDGER, Summary
 
 if TYPE_CHECKING:
     from finetricks_tuning.searcher import CellSearcher
@@ -55,30 +59,20 @@ def sweep(
 
     Raises:
         InputError: the study, its data, its model, the folder or the address cannot be used.
+        StorageError: the folder can no longer be written; the study can be resumed.
     """
+    if study.data_sets:
+        raise InputError("the study has several data sets: run it with sweep_each")
     folder = Path(out).absolute()
     check_folder(folder, study, resume=resume, overwrite=overwrite)
     if address is not None:
         check_address(address)
     prepared = prepare(study)
-    with writing(folder, study, overwrite=overwrite):
+    with telling(folder), writing(folder, study, overwrite=overwrite):
         session = _Session(study, prepared, folder, command)
         with suppress(KeyboardInterrupt):
             session.run(retry_failed, address, on_update)
-        return write_results(folder)
-
-
-def write_results(folder: str | Path) -> Summary:
-    """Write summary.json and report.html of the study in `folder`, finished or not.
-
-    Raises:
-        InputError: the folder holds no study.
-    """
-    folder = Path(folder).absolute()
-    summary = summarise(folder)
-    summary.write(folder)
-    write_report(summary, folder)
-    return summary
+        return write_summary(folder)
 
 
 class _Session:
@@ -102,7 +96,7 @@ class _Session:
         searcher = CellSearcher(
             self._next_round,
             Ledger(self._folder / LEDGER),
-            self._folder / HOLD,
+            self._folder / HOLD if self._study.settings.isolation == "warm" else None,
             retry_failed=retry_failed,
             exhausted=self._exhausted,
         )
@@ -117,11 +111,16 @@ class _Session:
                     plugins=Plugins.of(self._study.catalog),
                     tasks=self._prepared.tasks,
                     device=self._prepared.device,
-                    resources=Resources(self._study.threads, self._prepared.gpus),
+                    resources=Resources.of(self._study, self._prepared.gpus),
+                    needs=Needs.of(self._study, self._prepared.tasks.values()),
+                    isolation=self._study.settings.isolation,
+                    loggers=self._study.settings.loggers,
                     address=address,
                 )
         finally:
             self._plan(searcher.ended).write(self._folder)
+        if searcher.ended:
+            draw_plans(self._study, self._rounds.configurations, self._rounds.rates, self._prepared.tasks, self._folder)
 
     def _next_round(self, trials: Mapping[str, Trial]) -> list[CellOrder]:
         cells = self._rounds.next(trials)

@@ -1,0 +1,35 @@
+"""The learning curves of a study's cells, from the folders that they were run in."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from finetricks.folder import METRICS
+from finetricks_tuning.cell_run import cell_folder
+from finetricks_tuning.manifest import COMPARE, Manifest
+
+
+def learning_curves(folder: Path, manifest: Manifest, names: Iterable[str]) -> dict[str, dict[float, list[float]]]:
+    """By configuration and epoch, the metric on valid of each seed.
+
+    Only cells of the comparison; what a cell has not written (yet), or cannot be read, is left out. Configurations
+    with fewer than two evaluations have no curve.
+    """
+    metric = manifest.study["metric"]
+    found: dict[str, dict[float, list[float]]] = {name: defaultdict(list) for name in names}
+    for cell in manifest.cells:
+        if cell.phase == COMPARE and cell.configuration in found:
+            for epoch, value in _curve(cell_folder(folder, cell.key) / METRICS, metric):
+                found[cell.configuration][epoch].append(value)
+    return {name: dict(sorted(curve.items())) for name, curve in found.items() if len(curve) > 1}
+
+
+def _curve(path: Path, metric: str) -> list[tuple[float, float]]:
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
+    return [(line["epoch"], line["valid"][metric]) for line in lines if line["valid"].get(metric) is not None]

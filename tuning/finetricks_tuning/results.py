@@ -1,0 +1,54 @@
+"""A study's results, written into its folder: summary.json and report.html."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetricks.errors import InputError
+from finetricks.yaml_file import load_yaml
+from finetricks_tuning.across import Across
+from finetricks_tuning.data_sets import FOLDER
+from finetricks_tuning.folder import STUDY
+from finetricks_tuning.manifest import FILE as PLAN
+from finetricks_tuning.report import write_report, write_report_across
+from finetricks_tuning.summary import Summary, summarise
+
+
+def results_of(folder: Path) -> Summary | Across:
+    """What the study in `folder` came to so far, on one data set or on several. Raises `InputError` for no study."""
+    if not (folder / FOLDER).is_dir():
+        return summarise(folder)
+    named = load_yaml(folder / STUDY).data["data_sets"]
+    begun = [name for name in named if (folder / FOLDER / name / PLAN).is_file()]
+    if not begun:
+        raise InputError(f"{folder} holds a study of which nothing was run yet")
+    waiting = [name for name in named if name not in begun]
+    return Across.of({name: summarise(folder / FOLDER / name) for name in begun}, waiting)
+
+
+def write_results(folder: str | Path, *, refresh: int | None = None) -> Summary | Across:
+    """Write summary.json and report.html of the study in `folder`, finished or not; on several data sets, of each too.
+
+    Args:
+        refresh: seconds after which a browser loads the report again, while the study is not at its end.
+
+    Raises:
+        InputError: the folder holds no study.
+    """
+    folder = Path(folder).absolute()
+    found = results_of(folder)
+    if isinstance(found, Across):
+        for name in found.summaries:
+            write_summary(folder / FOLDER / name, refresh=refresh)
+        found.write(folder)
+        write_report_across(found, folder, refresh=refresh)
+        return found
+    return write_summary(folder, refresh=refresh)
+
+
+def write_summary(folder: Path, *, refresh: int | None = None) -> Summary:
+    """`write_results` of a study on one data set."""
+    summary = summarise(folder)
+    summary.write(folder)
+    write_report(summary, folder, refresh=refresh)
+    return summary
