@@ -59,9 +59,14 @@ def node_apart(address: str, hidden: Path, path: Path) -> Iterator[None]:
     mount = f"mount -t tmpfs tmpfs {hidden} && exec {node_command}"
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as node:
+    environment.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)  # an earlier study has kept this process to loopback
+    log = path / "node.log"  # what it says stands with the failure, where the test fails
+    with log.open("w") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as node:
         try:
             yield
+        except AssertionError as failure:
+            failure.add_note(log.read_text())
+            raise
         finally:
             node.terminate()
 

@@ -17,7 +17,6 @@ import typer
 from finetricks.cli.console import messages, output, print_json, quiet_libraries, warn, working
 from finetricks.cli.options import AsJson, Plugins, Settings, catalog_with
 from finetricks.errors import InputError
-from finetricks.folder import write_atomically
 
 
 class Form(StrEnum):
@@ -117,6 +116,7 @@ def report(
     from finetricks_tuning.results import results_of, write_results
 
     if form is not Form.html:
+        from finetricks.folder import write_atomically
         from finetricks_tuning.formats import FORMATS
 
         if watch or as_json:
@@ -157,6 +157,23 @@ def merge(
     _tell(merged.summary, out, as_json)
 
 
+def export_optuna(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.", show_default=False)],
+    *,
+    storage: Annotated[
+        str, typer.Option("--storage", metavar="URL", help="Where Optuna keeps its studies: sqlite:///study.db.")
+    ],
+    name: Annotated[str | None, typer.Option("--name", help="Of the Optuna study; DIR's by default.")] = None,
+    plugins: Plugins = None,
+) -> None:
+    """Write a study into an Optuna storage, for its dashboard."""
+    from finetricks_tuning.optuna_export import export_to_optuna
+
+    name = name or folder.absolute().name
+    written = export_to_optuna(folder, storage, name, catalog_with(plugins))
+    output().print(f"{written} trials written to {storage} as {name}", markup=False, soft_wrap=True)
+
+
 def _tell_dry_run(
     study: Study, out: Path | None, as_json: bool, *, overwrite: bool, retry_failed: bool, address: str | None
 ) -> None:
@@ -188,6 +205,8 @@ def _tell_dry_run(
         most = "" if study.strategy.name == "full" else "at most "
         cost = f"{len(one.cells)} cells to run{done}, {at_once}: about {duration(one.seconds)}"
         console.print(f"{most}{cost}", markup=False)
+        if study.design.adaptive:
+            console.print(f"{study.design.label}: others follow from the results of these", markup=False)
         if confirm := 2 * study.settings.confirm:
             console.print(f"{confirm} more compare what it recommends, if anything, with the baseline on fresh seeds")
     design = next(iter(found.values())).design

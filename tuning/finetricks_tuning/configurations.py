@@ -30,6 +30,11 @@ class Configuration:
         return {factor.name: level.label for factor, level in self.chosen}
 
     @property
+    def searched(self) -> dict[str, dict[str, float]]:
+        """The values that a search chose, by factor."""
+        return {factor.name: dict(level.searched) for factor, level in self.chosen if level.searched}
+
+    @property
     def tricks(self) -> tuple[Named, ...]:
         """The tricks that are added to the recipe, in the order of the factors."""
         return tuple(named for _, level in self.chosen for named in level.tricks)

@@ -16,7 +16,7 @@ from finetricks.settings import Training
 from finetricks.trick import Trick
 from finetricks.validation import problems_of
 from finetricks.yaml_file import Document, Loc
-from finetricks_tuning.factors import OFF, Factor, Level, label_of, shown
+from finetricks_tuning.factors import OFF, Factor, Level, Range, label_of, shown
 
 ONE_OF = "one_of"
 NOT_FACTORS = {
@@ -55,7 +55,9 @@ class FactorReader:
         self.problems = problems
 
     def note(self, loc: Loc, message: str) -> None:
-        problem = Problem(self.document.place(loc), message)
+        self.note_problem(Problem(self.document.place(loc), message))
+
+    def note_problem(self, problem: Problem) -> None:
         if problem not in self.problems:
             self.problems.append(problem)
 
@@ -128,8 +130,22 @@ class FactorReader:
         except UnknownTrick as error:
             self.note((*loc, name), str(error))
             return []
-        axes = [[(key, index, value) for index, value in _choices(values)] for key, values in (given or {}).items()]
-        for (key, values), axis in zip((given or {}).items(), axes, strict=True):
+        given = given or {}
+        wanted = [key for key, values in given.items() if _is_range(values)]
+        ranges = {key: of for key in wanted if (of := self._range((*loc, name, key), given[key]))}
+        if len(ranges) < len(wanted):
+            return []
+        ends = [{key: getattr(of, end) for key, of in ranges.items()} for end in ("high", "low")] if ranges else [{}]
+        levels: list[Level] = []
+        for end in ends:  # both are checked, and the last kept
+            levels = self._values(loc, name, kind, given | end, ranges)
+        return levels
+
+    def _values(
+        self, loc: Loc, name: str, kind: type[Trick], given: Mapping[str, Any], ranges: Mapping[str, Range]
+    ) -> list[Level]:
+        axes = [[(key, index, value) for index, value in _choices(values)] for key, values in given.items()]
+        for (key, values), axis in zip(given.items(), axes, strict=True):
             if not axis:
                 self.note((*loc, name, key), f"`values` is a list of at least one value, got {values['values']!r}")
         levels = []
@@ -138,12 +154,19 @@ class FactorReader:
             index = {key: index for key, index, _ in combination}
             try:
                 context = {"folder": self.document.folder, "must_exist": True}
-                levels.append(self._level(name, kind.model_validate(values, context=context), values))
+                levels.append(self._level(name, kind.model_validate(values, context=context), values, ranges))
             except ValidationError as error:
                 for problem in problems_of(error, kind, values, (*loc, name), self._place_within(len(loc) + 1, index)):
-                    if problem not in self.problems:
-                        self.problems.append(problem)
+                    self.note_problem(problem)
         return levels
+
+    def _range(self, loc: Loc, given: Mapping[str, Any]) -> Range | None:
+        try:
+            return Range.model_validate(dict(given))
+        except ValidationError as error:
+            for problem in problems_of(error, Range, given, loc, self.document.place):
+                self.note_problem(problem)
+            return None
 
     def _place_within(self, depth: int, index: Mapping[str, int | None]) -> Callable[[Loc], str]:
         def place(loc: Loc) -> str:
@@ -153,9 +176,17 @@ class FactorReader:
 
         return place
 
-    def _level(self, name: str, trick: Trick, values: Mapping[str, Any] | None = None) -> Level:
-        given = _given(trick) if values is None else values
-        return Level(label_of(name, given), ((name, trick),))
+    def _level(
+        self,
+        name: str,
+        trick: Trick,
+        values: Mapping[str, Any] | None = None,
+        ranges: Mapping[str, Range] | None = None,
+    ) -> Level:
+        given, ranges = _given(trick) if values is None else values, ranges or {}
+        label = label_of(name, {key: str(ranges[key]) if key in ranges else value for key, value in given.items()})
+        fixed = {key: value for key, value in given.items() if key not in ranges}
+        return Level(label, ((name, trick),), ranges=ranges, fixed=fixed if ranges else {})
 
     def _setting(self, loc: Loc, path: str, given: Any) -> Factor | None:
         if path not in SETTINGS:
@@ -163,6 +194,8 @@ class FactorReader:
             because = f": {reason}" if reason else suggest(path, SETTINGS)
             self.note((*loc, path), f"{path!r} cannot be a factor{because}; settings that can: {', '.join(SETTINGS)}")
             return None
+        if _is_range(given):
+            return self._range_of_setting((*loc, path), path, given)
         values = given.get("values") if isinstance(given, Mapping) and len(given) == 1 else None
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             self.note((*loc, path), f"write it as {path}: {{values: [...]}}, got {given!r}")
@@ -179,6 +212,20 @@ class FactorReader:
             self.note((*loc, path), f"the only value is the recipe's own, {shown(own)}; give at least one other")
         written = self._plain({path: {"values": [level.settings[path] for level in others]}})
         return Factor(path, off, tuple(others), written) if others else None
+
+    def _range_of_setting(self, loc: Loc, path: str, given: Mapping[str, Any]) -> Factor | None:
+        if path in ("model", "training.max_length"):  # each value has data of its own
+            self.note(loc, f"{path} is listed: {path}: {{values: [...]}}")
+            return None
+        searched = self._range(loc, given)
+        if self.base is None or searched is None:
+            return None
+        for key, value in (("low", searched.low), ("high", searched.high)):
+            if self._value((*loc, key), path, value) is None:
+                return None
+        off = self._of_setting(path, getattr(self.base.training, path.removeprefix("training.")))
+        level = Level(f"{path}={searched}", settings={path: searched.low}, ranges={path: searched})
+        return Factor(path, off, (level,), {path: dict(given)})
 
     def _of_setting(self, path: str, value: Any) -> Level:
         return Level(f"{path}={shown(value)}", settings={path: value})
@@ -218,6 +265,10 @@ class FactorReader:
 
 def _given(trick: Trick) -> dict[str, Any]:
     return trick.model_dump(mode="json", exclude_defaults=True)
+
+
+def _is_range(values: Any) -> bool:
+    return isinstance(values, Mapping) and not {"low", "high"}.isdisjoint(values)
 
 
 def _choices(values: Any) -> list[tuple[int | None, Any]]:

@@ -116,9 +116,18 @@ def results_table(found: Summary | Across) -> Table:
         baseline = found.baseline.mean
         told = f"{found.metric} (baseline {'no finished cell' if baseline is None else f'{baseline:.4f}'})"
     table = new_table(told, "verdict", "difference", f"{100 * (1 - alpha):g} % interval", "seeds")
-    for row in found.rows:
+    for row in found.rows or _best(found):
         table.add_row(escape(row.name), *_cells(row))
     return table
+
+
+def _best(found: Summary | Across, most: int = 10) -> list[Effect]:
+    """The best configurations of a study that gives no verdict on single levels."""
+    if isinstance(found, Across):
+        return []
+    better = -1 if found.manifest.greater_is_better else 1
+    known = [c.difference for c in found.configurations if c.difference and c.difference.estimate is not None]
+    return sorted(known, key=lambda row: better * (row.estimate or 0.0))[:most]
 
 
 def _cells(row: Effect) -> tuple[str, str, str, str]:

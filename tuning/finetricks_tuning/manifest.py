@@ -41,6 +41,7 @@ class Manifest:
         left_out: configurations that cannot be run: name and reason.
         greater_is_better: of the metric.
         valid_examples: how many examples the metric is computed on.
+        points: the values that a search chose: by configuration, factor, and field or setting.
         warnings: what a reader of the results must know.
         command: what runs the study again.
         decisions: what was decided on the way, a sentence each.
@@ -55,6 +56,7 @@ class Manifest:
     left_out: tuple[Mapping[str, str], ...]
     greater_is_better: bool
     valid_examples: int
+    points: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     command: str = ""
     decisions: tuple[str, ...] = ()

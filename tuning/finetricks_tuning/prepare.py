@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from finetricks_tuning.cell import CellMaker, Keys, task_key
+from finetricks_tuning.configurations import Configuration
 
 if TYPE_CHECKING:
     from finetricks.recipe import Recipe
@@ -56,9 +58,18 @@ def prepare(study: Study) -> Prepared:
     better = greater_is_better(study.settings.metric, task(study.recipe).kind)
     device, gpus = _device(study)
     make = CellMaker(study, Keys(task, device, study.settings.workers_per_cell))
-    for configuration in study.configurations:
+    for configuration in (*study.configurations, *_later(study)):
         make(configuration, study.settings.seeds[0])  # what any of them needs is read, and found wanting, now
     return Prepared(make, tasks, better, device, gpus)
+
+
+def _later(study: Study) -> Iterator[Configuration]:
+    """One for each task that an adaptive design may come to ask for."""
+    own_task = ("model", "training.max_length")
+    if study.design.adaptive and any(factor.name in own_task for factor in study.factors):
+        options = [(f.off, *f.levels) if f.name in own_task else (f.off,) for f in study.factors]
+        for levels in itertools.product(*options):
+            yield Configuration(tuple(zip(study.factors, levels, strict=True)))
 
 
 def _device(study: Study) -> tuple[str, float]:

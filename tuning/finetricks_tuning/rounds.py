@@ -64,7 +64,7 @@ class Rounds:
         yield from self._tune(self.configurations)
         while True:
             yield from self._compare()
-            more = [c for c in self.study.design.more(self._results()) if c.name not in self._names()]
+            more = self.study.design.more(self._results(), self.configurations, self.study.recipe.tricks)
             if not more:
                 break
             self.configurations += more
@@ -144,9 +144,6 @@ class Rounds:
             return None if found is self.configurations[0] else found
         contest = self.study.strategy.contest(results, self.study.settings.seeds)
         return recommended(level_effects(contest), self.study)
-
-    def _names(self) -> set[str]:
-        return {configuration.name for configuration in self.configurations}
 
 
 def at_most(study: Study, make: CellMaker) -> list[Cell]:

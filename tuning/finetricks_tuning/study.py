@@ -187,6 +187,9 @@ class Study:
         if settings and recipe and factors:
             recipes = read_data_sets(settings.data_sets, recipe, document, problems)
             _check_together(settings, recipe, {factor.name for factor in factors}, document, problems)
+        if design and strategy and design.adaptive and strategy.name != "full":
+            told = f"{design.name} decides what is run: leave `strategy` out, or choose another design"
+            problems.append(Problem(document.place(("strategy",)), told))
         if design and factors and not problems:
             check_design(design, factors, document.place, problems)
         if problems or settings is None or recipe is None or design is None or strategy is None:

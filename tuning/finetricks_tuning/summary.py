@@ -135,6 +135,8 @@ class Summary:
 
     @property
     def _verdicts(self) -> str:
+        if not self.rows:
+            return self._searched
         known = [row for row in self.rows if row.estimate is not None]
         if self.rows and not known:
             return "no comparison with the baseline could be made."
@@ -147,6 +149,20 @@ class Summary:
             more = " more" if parts else ""
             parts.append(f"{len(undecided)}{more} {'is' if len(undecided) == 1 else 'are'} undecided")
         return f"{'; '.join(parts)} ({self.metric} on valid, {_seeds(known)})."
+
+    @property
+    def _searched(self) -> str:
+        """What a search found, before it is confirmed."""
+        means = {c.name: c.mean for c in self.configurations if c.mean is not None}
+        if not means:
+            return "no cell has a result."
+        better = max if self.manifest.greater_is_better else min
+        best = better(means, key=lambda name: means[name])
+        tried = f"{len(means)} configurations tried on {len(self.manifest.study['seeds'])} seeds each"
+        if best == self.baseline.name:
+            return f"{tried}, and none did better than the baseline ({self.metric} {means[best]:.3f})."
+        own = "" if self.baseline.mean is None else f", the baseline {self.baseline.mean:.3f}"
+        return f"{tried}; the best, {best}, came to {self.metric} {means[best]:.3f}{own}."
 
     @property
     def _advice(self) -> str:

@@ -141,6 +141,7 @@ class _Session:
             cells=tuple(rounds.planned),
             left_out=tuple(left_out.to_dict() for left_out in study.left_out),
             greater_is_better=self._prepared.greater_is_better,
+            points={c.name: c.searched for c in rounds.configurations if c.searched},
             valid_examples=len(self._prepared.task_of(study.recipe).splits["valid"]),
             warnings=self._warnings,
             command=self._command,

@@ -30,10 +30,12 @@ class Design(Settings):
     Attributes:
         name: in study files.
         estimand: what the effect of a level is an effect of.
+        adaptive: whether it chooses configurations from the results of others; those say nothing of single levels.
     """
 
     name: ClassVar[str]
     estimand: ClassVar[str]
+    adaptive: ClassVar[bool] = False
 
     @property
     def given(self) -> str | dict[str, Any]:
@@ -78,16 +80,29 @@ class Design(Settings):
             there: the configurations that have finished cells.
         """
 
-    def more(self, results: Results) -> tuple[Configuration, ...]:
+    def more(
+        self, results: Results, tried: Sequence[Configuration], base: Sequence[Named]
+    ) -> tuple[Configuration, ...]:
         """Further configurations, chosen from the results of those before; none when there are enough.
 
-        A pure function of results, so that a study that is resumed comes to the same ones.
+        A pure function, so that a study that is resumed comes to the same ones.
+
+        Args:
+            tried: those before, baseline first; all have results.
+            base: the tricks of the recipe.
         """
         return ()
 
     def winner(self, results: Results) -> str | None:
         """The configuration that the design has searched for; `None` where the verdicts on levels say what to use."""
         return None
+
+
+def ranges(factors: Sequence[Factor]) -> Iterator[Mistake]:
+    """A mistake for each factor that has values to search."""
+    for index, factor in enumerate(factors):
+        if any(level.ranges for level in factor.levels):
+            yield ("factors", index), f"{factor.name} has a range of values, which only the design search can hold"
 
 
 def combinations_of(factors: Sequence[Factor]) -> int:

@@ -11,6 +11,8 @@ from finetricks.errors import InputError, Problem, suggest
 from finetricks.validation import problems_of
 from finetricks.yaml_file import Loc
 from finetricks_tuning.designs import DESIGNS, Design
+from finetricks_tuning.designs.base import ranges
+from finetricks_tuning.designs.search import Search
 from finetricks_tuning.factors import Factor
 
 FORMS = f"{', '.join(DESIGNS)}, or {{random: {{configurations: 20}}}}"
@@ -37,7 +39,8 @@ def check_design(
     design: Design, factors: Sequence[Factor], place: Callable[[Loc], str], problems: list[Problem]
 ) -> None:
     """Add to `problems` why the design cannot hold the factors."""
-    problems += [Problem(place(loc), message) for loc, message in design.mistakes(factors)]
+    mistakes = [*(() if design.name == Search.name else ranges(factors)), *design.mistakes(factors)]
+    problems += [Problem(place(loc), message) for loc, message in mistakes]
 
 
 def design_of(study: Mapping[str, Any]) -> Design:
