@@ -253,11 +253,14 @@ def test_the_looks_of_a_strategy_replace_the_correction() -> None:
 
 
 def test_a_row_carries_measures_of_its_differences() -> None:
-    found = one(grid(0.05, 4)).samples
+    levels = {"baseline": {"a": "off"}, "a": {"a": "a"}}
+    found, alone = (
+        level_effects(Contest(levels, grid(0.05, seeds), {}, True, 0.05), samples=True)[0].samples for seeds in (4, 1)
+    )
     assert found is not None
     assert found.median == pytest.approx(0.05)
     assert found.smallest_p == 0.125
-    assert one(grid(0.05, 1)).samples is None
+    assert alone is None
 
 
 def test_a_verdict_on_data_needs_the_second_interval() -> None:

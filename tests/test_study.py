@@ -325,7 +325,7 @@ def test_a_recipe_without_model_or_data_is_no_study() -> None:
 
 def test_a_study_without_recipe_or_factors(write: Write) -> None:
     found = problems(lambda: Study.load(write("design: ablation\n"), catalog=CATALOG))
-    assert [line.split(" is missing")[0] for line in found] == ["study.yaml:1 recipe:", "study.yaml:1 factors:"]
+    assert [line.split(" is missing")[0] for line in found] == ["study.yaml:1 factors:", "study.yaml:1 recipe:"]
     assert "a study is a mapping" in problems(lambda: Study.load(write("- stlr\n"), catalog=CATALOG))[0]
 
 

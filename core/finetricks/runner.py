@@ -66,6 +66,7 @@ def run(
     overwrite: bool = False,
     task: Task | None = None,
     save_model: bool = True,
+    upto: float = 1.0,
     on_progress: OnProgress | None = None,
 ) -> Result:
     """Train `recipe` and write the run's folder `out`.
@@ -78,6 +79,8 @@ def run(
         overwrite: replace the run in `out`.
         task: the recipe's task, if it was loaded already.
         save_model: write `model/`.
+        upto: the share of the steps after which the run is put down, with a checkpoint and the metrics on valid so far;
+            `resume` goes on from there, and comes to what a run in one go does.
         on_progress: called with (steps done, total steps, the metrics on valid if it was evaluated or None).
 
     Raises:
@@ -93,7 +96,7 @@ def run(
     with _threads(recipe.training.threads):
         with ranks.together():
             task = task or task_of(recipe)
-        return _Run(recipe, task, folder, ranks, resume=resume).train(save_model, on_progress)
+        return _Run(recipe, task, folder, ranks, resume=resume).train(save_model, upto, on_progress)
 
 
 def task_of(recipe: Recipe) -> Task:
@@ -223,10 +226,11 @@ class _Run:
         self.folder.begin(self.recipe, resume=resume)
         self.folder.write_metrics(self.history)
 
-    def train(self, save_model: bool, on_progress: OnProgress | None) -> Result:
+    def train(self, save_model: bool, upto: float, on_progress: OnProgress | None) -> Result:
         session, plan = self.session, self.session.plan
         session.model.train()
-        for batch in session.batches():
+        last = math.ceil(upto * plan.total_steps)
+        for batch in session.batches() if session.global_step < last else ():
             with self.ranks.together():
                 loss = session.loss(batch, self.wrapped)
             self._watch(self.ranks.mean(loss.item() * session.weight), "loss")
@@ -240,7 +244,9 @@ class _Run:
                 self._save()
             if on_progress is not None and self.ranks.rank == 0:
                 on_progress(session.global_step, plan.total_steps, metrics)
-        return self._end(save_model)
+            if session.global_step >= last:
+                break
+        return self._end(save_model) if session.ended or upto >= 1 else self._put_down()
 
     def _due(self, interval: int | str) -> bool:
         """Whether what happens at this interval is due now; the run's end is always an interval's end."""
@@ -312,6 +318,11 @@ class _Run:
             "seconds": self._seconds(),
         }
 
+    def _put_down(self) -> Result:
+        """Save, and score valid: the score is no part of the run, which may be evaluated elsewhere."""
+        self._save()
+        return self._result(self._evaluate("valid"), None)
+
     def _end(self, save_model: bool) -> Result:
         if not self.history or self.history[-1]["step"] < self.session.global_step:
             self._evaluation()  # no step was done at the run's end: everything is frozen then
@@ -332,13 +343,22 @@ class _Run:
                 max_length=self.task.max_length,
                 rebuilt=session.stack.changes_structure,
             )
-        plan = session.plan
-        notes = (*self.task.notes, *plan.warnings())
-        decisions = dict(plan.decisions)
-        result = Result(valid, test, self._seconds(), session.global_step, notes, self.folder.path, decisions)
+        result = self._result(valid, test)
         self.folder.write_result({key: value for key, value in vars(result).items() if key != "folder"})
         self.folder.checkpoints.clear()  # there is nothing left to resume, and they are large
         return result
+
+    def _result(self, valid: dict[str, float], test: dict[str, float] | None) -> Result:
+        plan = self.session.plan
+        return Result(
+            valid=valid,
+            test=test,
+            seconds=self._seconds(),
+            steps=self.session.global_step,
+            notes=(*self.task.notes, *plan.warnings()),
+            folder=self.folder.path,
+            decisions=dict(plan.decisions),
+        )
 
 
 def _device() -> torch.device:

@@ -31,12 +31,19 @@ DATA_SOURCES = ("train", "valid", "test", "subset")
 
 @dataclass(frozen=True)
 class Cell:
-    """The unit of work."""
+    """The unit of work.
+
+    Attributes:
+        upto: the share of its steps after which it is put down; another cell goes on from there.
+        place: the key of that other cell, whose folder is this one's too; its own where it is run to its end.
+    """
 
     configuration: Configuration
     seed: int
     recipe: Recipe
     key: str
+    upto: float = 1.0
+    place: str = ""
 
 
 def task_key(recipe: Recipe) -> str:
@@ -143,7 +150,7 @@ class CellMaker:
         self._keys = keys
         self._known: dict[tuple[str, float | None], tuple[Recipe, dict[str, Any]]] = {}
 
-    def __call__(self, configuration: Configuration, seed: int, rate: float | None = None) -> Cell:
+    def __call__(self, configuration: Configuration, seed: int, rate: float | None = None, upto: float = 1.0) -> Cell:
         """The cell of a configuration and a seed, at a learning rate of its own if one is given."""
         place = (configuration.name, rate)
         if place not in self._known:
@@ -152,7 +159,9 @@ class CellMaker:
         recipe, parts = self._known[place]
         resolved = parts["recipe"]
         own = resolved | {"training": resolved["training"] | {"seed": seed}}
-        return Cell(configuration, seed, with_training(recipe, seed=seed), _hash(parts | {"recipe": own}))
+        whole = _hash(parts | {"recipe": own})
+        key = whole if upto >= 1 else _hash({"of": whole, "upto": upto})
+        return Cell(configuration, seed, with_training(recipe, seed=seed), key, upto, whole)
 
 
 def with_training(recipe: Recipe, **settings: Any) -> Recipe:

@@ -44,9 +44,12 @@ class CellOrder:
     recipe: Mapping[str, Any]
     task: str
     origins: Mapping[str, str]
+    place: str = ""
+    upto: float = 1.0
+    save_model: bool = False
 
     @classmethod
-    def of(cls, cell: Cell) -> CellOrder:
+    def of(cls, cell: Cell, *, save_model: bool = False) -> CellOrder:
         recipe = cell.recipe
         return cls(
             key=cell.key,
@@ -55,6 +58,9 @@ class CellOrder:
             recipe=recipe.to_dict(),
             task=task_key(recipe),
             origins={name: recipe.catalog.origin_of(name) for name, _ in recipe.tricks},
+            place=cell.place,
+            upto=cell.upto,
+            save_model=save_model,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,7 +79,8 @@ def run_cell(
     An error of its own (a bad value, a loss that is not finite, no memory) is part of the record; it is not raised.
     That of a disk is none of its own.
 
-    The cell's folder `folder/cells/<key>` keeps what a run's folder holds, without model and checkpoints.
+    The cell's folder `folder/cells/<key>` keeps what a run's folder holds: without checkpoints where the cell is run to
+    its end, without the model unless it is to be kept.
 
     Args:
         prepare: gives the recipe and its task; what it raises is recorded too.
@@ -84,7 +91,7 @@ def run_cell(
         StorageError: nothing can be written; what the cell has saved so far is kept.
     """
     started = time.perf_counter()
-    place = cell_folder(folder, order.key)
+    place = cell_folder(folder, order.place or order.key)
     trial = Trial(
         key=order.key,
         configuration=order.configuration,
@@ -98,7 +105,7 @@ def run_cell(
         environment = versions(recipe) | {"tricks": order.origins, "device": device, "threads": recipe.training.threads}
         environment["data"] = task.fingerprint
         trial = replace(trial, environment=environment)
-        result = _run(recipe, place, task, run)
+        result = _run(order, recipe, place, task, run)
     except Diverged as diverged:
         trial = replace(trial, status=DIVERGED, error=str(diverged), seconds=time.perf_counter() - started)
     except WorkerLost:
@@ -111,15 +118,17 @@ def run_cell(
         metrics = {"valid": _finite(result.valid), "test": None if result.test is None else _finite(result.test)}
         warnings = tuple(note for note in result.notes if note not in task.notes)
         trial = replace(trial, status=FINISHED, metrics=metrics, seconds=result.seconds, warnings=warnings)
-    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    if trial.status != FINISHED or order.upto >= 1:
+        shutil.rmtree(place / "checkpoints", ignore_errors=True)
     return trial
 
 
-def _run(recipe: Recipe, place: Path, task: Task, run: Run | None) -> Result:
+def _run(order: CellOrder, recipe: Recipe, place: Path, task: Task, run: Run | None) -> Result:
     if run is None:
         from finetricks.runner import run as in_this_process
 
-        run = partial(in_this_process, save_model=False)
+        run = in_this_process
+    run = partial(run, save_model=order.save_model, upto=order.upto)
     try:
         return run(recipe, place, resume=True, task=task)
     except CheckpointError:  # damaged, or the study was moved: the key is the same, and there is nothing to go on from

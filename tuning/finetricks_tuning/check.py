@@ -18,7 +18,7 @@ def check(file: Path, overrides: Sequence[str], catalog: Catalog) -> Mapping[str
     facts = facts_of(study.design, levels, len(study.left_out))
     said = {
         "design": facts.label,
-        "estimates": f"each level's effect, {facts.estimand}. {' '.join(facts.notes)}",
+        "estimates": " ".join([f"each level's effect, {facts.estimand}."] * study.design.varies + list(facts.notes)),
         "configurations": ", ".join(configuration.name for configuration in study.configurations),
         "cells": f"{len(study.configurations) * seeds} ({len(study.configurations)} configurations x {seeds} seeds)",
     }

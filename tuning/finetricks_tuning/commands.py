@@ -219,14 +219,18 @@ def _tell(summary: Summary | Across, folder: Path, as_json: bool) -> None:
     if as_json:
         print_json(summary.to_dict())
         return
-    from finetricks_tuning.live import results_table
+    from finetricks_tuning.across import Across
+    from finetricks_tuning.live import results_table, seeds_table
 
     for warning in summary.warnings:
         warn(warning)
     if lost := sum(summary.counts.get(status, 0) for status in ("failed", "diverged")):
         warn(f"{lost} of {summary.counts['planned']} cells failed or diverged; the report says why")
     console = output()
-    console.print(results_table(summary))
+    if isinstance(summary, Across) or not summary.seed_runs:
+        console.print(results_table(summary))
+    else:
+        console.print(seeds_table(summary))
     console.print(summary.answer, markup=False)
     console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
 

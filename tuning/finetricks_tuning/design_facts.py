@@ -76,13 +76,19 @@ def facts_of(design: Design, levels: Mapping[str, Levels], left_out: int) -> Des
     resolution, generators = _fraction(design, list(next(iter(levels.values()))))
     contrasts = design.contrasts(levels, levels)
     one_setting = isinstance(design, Ablation | LeaveOneOut)
-    correlations = () if one_setting or design.adaptive else _correlations(levels)
-    aliases = {} if one_setting or design.adaptive or _has_several_levels(levels) else _aliases(contrasts, levels)
-    notes = [] if design.adaptive else list(_not_seen(levels, contrasts))
+    unsaid = design.adaptive or not design.varies
+    correlations = () if one_setting or unsaid else _correlations(levels)
+    aliases = {} if one_setting or unsaid or _has_several_levels(levels) else _aliases(contrasts, levels)
+    notes = [] if unsaid else list(_not_seen(levels, contrasts))
     if design.adaptive:
         notes.append(
             "Configurations were chosen by the results of others, so there is no verdict on single tricks; the best "
             "is compared with the baseline on fresh seeds."
+        )
+    elif not design.varies:
+        notes.append(
+            "The best of several seeds was chosen on valid, and looks better there than it is: test, which chose "
+            "nothing, says how good."
         )
     elif one_setting:
         notes.append(_ONE_SETTING[design.name])

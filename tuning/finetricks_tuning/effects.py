@@ -114,9 +114,18 @@ class Contest:
     examples: Examples | None = None
 
 
-def level_effects(contest: Contest) -> list[Effect]:
-    """The effect of each level of each factor, as the design estimates it."""
-    return _judged(contest, contest.contrasts, contest.looked)
+def level_effects(contest: Contest, *, samples: bool = False) -> list[Effect]:
+    """The effect of each level of each factor, as the design estimates it.
+
+    Args:
+        samples: give the tests and measures beside the linear model too, which take their time.
+    """
+    rows = _judged(contest, contest.contrasts, contest.looked)
+    if not samples:
+        return rows
+    there = {configuration for configuration, _ in contest.values}
+    contrasts = contest.contrasts(contest.levels, there)
+    return [replace(row, samples=_samples(contest, of, row)) for row, of in zip(rows, contrasts, strict=True)]
 
 
 def interaction_effects(contest: Contest) -> list[Effect]:
@@ -177,7 +186,6 @@ def _effect(contest: Contest, model: BlockModel, contrast: Contrast) -> Effect:
         p=estimate.p,
         seeds=len(differences),
         differences=differences,
-        samples=_samples(contest, contrast, differences),
         note="; ".join(notes),
     )
 
@@ -228,8 +236,9 @@ def _differences(values: Mapping[tuple[str, int], float], weights: Weights) -> d
     return {seed: sum(weight * values[name, seed] for name, weight in weights.items()) for seed in whole}
 
 
-def _samples(contest: Contest, contrast: Contrast, differences: Mapping[int, float]) -> Samples | None:
+def _samples(contest: Contest, contrast: Contrast, effect: Effect) -> Samples | None:
     """Of the differences, and of all runs with the level and without it; `None` for a single difference."""
+    differences = effect.differences or {}
     if len(differences) < 2:
         return None
     values, weights = contest.values, contrast.weights

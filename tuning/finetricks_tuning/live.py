@@ -52,7 +52,12 @@ def _progress(status: Status) -> str:
     return f"{where}{status.done} of {status.planned} cells done{left}"
 
 
-PHASES = {"tune": "finding learning rates", "compare": "comparing", "confirm": "on fresh seeds"}
+PHASES = {
+    "tune": "finding learning rates",
+    "start": "starting every seed",
+    "compare": "comparing",
+    "confirm": "on fresh seeds",
+}
 AROUND = 7  # lines beside its rows, and the one that the cursor is on
 
 
@@ -118,6 +123,22 @@ def results_table(found: Summary | Across) -> Table:
     table = new_table(told, "verdict", "difference", f"{100 * (1 - alpha):g} % interval", "seeds")
     for row in found.rows or _best(found):
         table.add_row(escape(row.name), *_cells(row))
+    return table
+
+
+def seeds_table(found: Summary) -> Table:
+    """The runs of a study without factors, the best first."""
+
+    def text(value: float | None) -> str:
+        return "" if value is None else f"{value:.4f}"
+
+    stop_at = found.design.options.get("stop_at")
+    early = [f"after {100 * stop_at:g} %"] if stop_at else []
+    table = new_table("seed", *early, f"{found.metric} on valid", "on test", "folder")
+    better = -1 if found.manifest.greater_is_better else 1
+    runs = sorted(found.seed_runs, key=lambda run: (run.value is None, better * (run.value or run.started or 0.0)))
+    for run in runs:
+        table.add_row(str(run.seed), *(text(run.started) for _ in early), text(run.value), text(run.test), run.folder)
     return table
 
 

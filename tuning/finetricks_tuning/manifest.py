@@ -16,8 +16,9 @@ from finetricks.errors import InputError
 from finetricks.folder import write_atomically
 
 FILE = "cells.json"
-TUNE, COMPARE, CONFIRM = "tune", "compare", "confirm"
-"""What a cell is run for: to find its configuration's learning rate, for the comparison, or on a fresh seed."""
+TUNE, START, COMPARE, CONFIRM = "tune", "start", "compare", "confirm"
+"""What a cell is run for: to find its configuration's learning rate, to judge whether its seed goes on, for the
+comparison, or on a fresh seed."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 
 from scipy import stats
 
@@ -25,10 +26,12 @@ def seeds_needed(
     Returns:
         At least 1; `None` when more than a thousand seeds in all would not be enough.
     """
-    for total in range(seeds + 1, MOST + 1):
+
+    def enough(total: int) -> bool:
         degrees = max(1.0, freedom * (total - 1) / max(seeds - 1, 1))
         shift = abs(estimate) / (standard_error * math.sqrt(seeds / total))
-        threshold = float(stats.t.isf(alpha / 2, degrees))
-        if float(stats.nct.sf(threshold, degrees, shift)) >= power:
-            return total - seeds
-    return None
+        return float(stats.nct.sf(float(stats.t.isf(alpha / 2, degrees)), degrees, shift)) >= power
+
+    totals = range(seeds + 1, MOST + 1)
+    first = bisect_left(totals, True, key=enough)  # more seeds, more power
+    return totals[first] - seeds if first < len(totals) else None

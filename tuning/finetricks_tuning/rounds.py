@@ -13,7 +13,7 @@ from finetricks_tuning.cell import Cell, CellMaker
 from finetricks_tuning.configurations import Configuration
 from finetricks_tuning.effects import level_effects
 from finetricks_tuning.ledger import Trial
-from finetricks_tuning.manifest import COMPARE, CONFIRM, TUNE, PlannedCell
+from finetricks_tuning.manifest import COMPARE, CONFIRM, START, TUNE, PlannedCell
 from finetricks_tuning.recommend import Recommendation, recommendation_of, recommended
 from finetricks_tuning.strategies.base import Results
 
@@ -43,6 +43,7 @@ class Rounds:
         self.decisions: list[str] = []
         self.rates: dict[str, float] = {}
         self.recommendation: Recommendation | None = None
+        self._seeds = study.settings.seeds
         self._make = make
         self._greater_is_better = greater_is_better
         self._trials: Mapping[str, Trial] = {}
@@ -62,6 +63,7 @@ class Rounds:
 
     def _all(self) -> Iterator[list[Cell]]:
         yield from self._tune(self.configurations)
+        yield from self._start()
         while True:
             yield from self._compare()
             more = self.study.design.more(self._results(), self.configurations, self.study.recipe.tricks)
@@ -77,10 +79,23 @@ class Rounds:
         pair = (self.configurations[0], best)
         yield self._planned(CONFIRM, self._cells((c, seed) for seed in self.study.fresh_seeds for c in pair))
 
+    def _start(self) -> Iterator[list[Cell]]:
+        """Run every seed for a part of its steps, and keep those that the design would go on with."""
+        design, (baseline, *_) = self.study.design, self.configurations
+        if design.start >= 1:
+            return
+        cells = [self._make(baseline, seed, self.rates.get(baseline.name), design.start) for seed in self._seeds]
+        yield self._planned(START, cells)
+        metrics = {cell.seed: self._trials[cell.key].value(self.study.settings.metric) for cell in cells}
+        known = {seed: value for seed, value in metrics.items() if value is not None}
+        self._seeds = design.kept(known, greater_is_better=self._greater_is_better)
+        kept = ", ".join(map(str, self._seeds)) or "none"
+        self.decisions.append(f"Of {len(cells)} seeds, after {100 * design.start:g} % of the steps, go on: {kept}.")
+
     def _compare(self) -> Iterator[list[Cell]]:
         named = {configuration.name: configuration for configuration in self.configurations}
         while True:
-            following = self.study.strategy.next_round(self._results(), self.study.settings.seeds)
+            following = self.study.strategy.next_round(self._results(), self._seeds)
             self.decisions += following.decisions
             if not following.cells:
                 return

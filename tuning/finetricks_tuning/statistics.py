@@ -15,10 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
+from scipy.sparse import coo_array, diags_array
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import splu
 
 Weights = Mapping[str, float]
 """A contrast: the weight of each configuration's mean; the weights sum to 0."""
+
+Vector = npt.NDArray[np.float64]
 
 NO_NOISE = 1e-9  # of the metrics' size: a residual below this is rounding
 
@@ -47,35 +53,50 @@ class BlockModel:
 
     def __init__(self, cells: Mapping[tuple[str, int], float], alpha: float = 0.05) -> None:
         self.alpha = alpha
-        self._configurations = list(dict.fromkeys(name for name, _ in cells))
-        seeds = list(dict.fromkeys(seed for _, seed in cells))
-        self._design = np.zeros((len(cells), len(self._configurations) + len(seeds)))
-        for row, (name, seed) in enumerate(cells):
-            self._design[row, self._configurations.index(name)] = 1
-            self._design[row, len(self._configurations) + seeds.index(seed)] = 1
+        configurations = {name: index for index, name in enumerate(dict.fromkeys(name for name, _ in cells))}
+        seeds = {s: index for index, s in enumerate(dict.fromkeys(seed for _, seed in cells), len(configurations))}
+        rows = np.array([configurations[name] for name, _ in cells], dtype=int)
+        columns = np.array([seeds[seed] for _, seed in cells], dtype=int)
         values = np.array(list(cells.values()), dtype=float)
-        self._inverse = np.linalg.pinv(self._design)
-        self._coefficients = self._inverse @ values
-        residual = values - self._design @ self._coefficients
-        self.freedom = len(values) - int(np.linalg.matrix_rank(self._design)) if len(values) else 0
+        nodes = len(configurations) + len(seeds)
+        # With the blocks' signs turned the normal equations are the Laplacian of the graph of configurations and seeds
+        # with an edge for each cell: sparse, and singular once for each of its components.
+        edges = coo_array((np.ones(len(values)), (rows, columns)), shape=(nodes, nodes))
+        graph = (edges + edges.T).tocsr()
+        self._component: npt.NDArray[np.integer]
+        components, self._component = connected_components(graph, directed=False) if nodes else (0, columns)
+        self._configurations = configurations
+        self._free = np.setdiff1d(np.arange(nodes), np.unique(self._component, return_index=True)[1])
+        matrix = (diags_array(graph.sum(axis=1)) - graph).tocsc()
+        self._solve = splu(matrix[self._free][:, self._free]).solve if nodes else None
+        sums = np.bincount(rows, values, nodes) - np.bincount(columns, values, nodes)
+        self._coefficients = self._solved(sums.astype(np.float64))
+        residual = values - self._coefficients[rows] + self._coefficients[columns]
+        self.freedom = len(values) - nodes + components
         deviation = math.sqrt(float(residual @ residual) / self.freedom) if self.freedom else 0.0
         noisy = deviation > NO_NOISE * max(float(np.abs(values).max(initial=0.0)), 1e-300)
         self.deviation = deviation if noisy else None
+
+    def _solved(self, right: Vector) -> Vector:
+        """The solution that is 0 at the first node of each component."""
+        solution = np.zeros_like(right)
+        if self._solve is not None:
+            solution[self._free] = self._solve(right[self._free])
+        return solution
 
     def contrast(self, weights: Weights) -> Estimate | None:
         """The estimate of a contrast; `None` when the cells that are there do not determine it."""
         if not set(weights) <= set(self._configurations):
             return None
-        c = np.zeros(self._design.shape[1])
+        c = np.zeros(len(self._component))
         for name, weight in weights.items():
-            c[self._configurations.index(name)] = weight
-        if not np.allclose(c @ self._inverse @ self._design, c, atol=1e-8):
+            c[self._configurations[name]] = weight
+        if not np.allclose(np.bincount(self._component, c), 0, atol=1e-8):  # only within a component
             return None
         value = float(c @ self._coefficients)
         if self.deviation is None:
             return Estimate(value)
-        # c (X'X)^- c' = |c X^+|^2
-        error = self.deviation * float(np.linalg.norm(c @ self._inverse))
+        error = self.deviation * math.sqrt(float(c @ self._solved(c)))
         reach = float(stats.t.ppf(1 - self.alpha / 2, self.freedom)) * error
         p = float(2 * stats.t.sf(abs(value) / error, self.freedom))
         return Estimate(value, error, (value - reach, value + reach), p)

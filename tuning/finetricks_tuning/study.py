@@ -44,7 +44,7 @@ class StudySettings(Settings):
     """The schema of a study file."""
 
     recipe: Any = Field(description="a recipe file, or the recipe itself; what it holds is in every configuration")
-    factors: Any = Field(description=f"a list of factors: {FORMS}")
+    factors: Any = Field(default=(), description=f"a list of factors: {FORMS}")
     design: Any = Field(default="ablation", description=DESIGN_FORMS)
     strategy: Any = Field(default="full", description=f"Which cells of the design are run: {STRATEGY_FORMS}.")
     seeds: tuple[int, ...] = Field(
@@ -142,7 +142,7 @@ class Study:
         self,
         *,
         recipe: str | Path | Mapping[str, Any] | Recipe,
-        factors: Iterable[str | Mapping[str, Any] | Trick],
+        factors: Iterable[str | Mapping[str, Any] | Trick] = (),
         catalog: Catalog | None = None,
         **settings: Any,
     ) -> None:
@@ -175,8 +175,13 @@ class Study:
         problems: list[Problem] = []
         recipe = _recipe(document, recipe_overrides, catalog, problems) if "recipe" in given else None
         reader = FactorReader(document, recipe, catalog.get, catalog.name_of, problems)
-        factors = reader.read(given["factors"]) if "factors" in given else ()
-        design = read_design(given.get("design", "ablation"), document.place, problems)
+        of_design: list[Problem] = []
+        design = read_design(given.get("design", "ablation"), document.place, of_design)
+        needs = design is None or design.varies
+        factors = reader.read(given["factors"]) if given.get("factors") or (needs and "factors" in given) else ()
+        if needs and "factors" not in given:
+            problems.append(Problem(document.place(("factors",)), f"is missing: a list of factors, {FORMS}"))
+        problems += of_design
         strategy = read_strategy(given.get("strategy", "full"), document.place, problems)
         settings = None
         recipes: dict[str, Recipe] = {}
@@ -184,13 +189,13 @@ class Study:
             settings = StudySettings.model_validate(dict(given))
         except ValidationError as error:
             problems += problems_of(error, StudySettings, given, (), document.place)
-        if settings and recipe and factors:
+        if settings and recipe and (factors or not needs):
             recipes = read_data_sets(settings.data_sets, recipe, document, problems)
             _check_together(settings, recipe, {factor.name for factor in factors}, document, problems)
         if design and strategy and design.adaptive and strategy.name != "full":
             told = f"{design.name} decides what is run: leave `strategy` out, or choose another design"
             problems.append(Problem(document.place(("strategy",)), told))
-        if design and factors and not problems:
+        if design and not problems:
             check_design(design, factors, document.place, problems)
         if problems or settings is None or recipe is None or design is None or strategy is None:
             raise RecipeError(problems)
@@ -200,7 +205,7 @@ class Study:
             self.configurations, self.left_out = design.choose(factors, recipe.tricks)
         except InputError as error:
             raise RecipeError(Problem(document.place(("design",)), str(error))) from None
-        if len(self.configurations) < 2:
+        if len(self.configurations) < 2 and needs:
             reasons = [Problem(f"factors {out.name}", out.reason) for out in self.left_out]
             raise RecipeError([Problem(document.place(("factors",)), "only the baseline can be run"), *reasons])
         self.data_sets = {name: self._with_recipe(recipe) for name, recipe in recipes.items()}

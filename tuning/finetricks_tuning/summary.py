@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetricks.folder import write_atomically
+from finetricks_tuning.cell_run import cell_folder
 from finetricks_tuning.design_facts import DesignFacts, facts_of
 from finetricks_tuning.designs.reader import design_of
 from finetricks_tuning.effects import (
@@ -27,7 +28,7 @@ from finetricks_tuning.effects import (
 )
 from finetricks_tuning.expected_maximum import expected_maximum
 from finetricks_tuning.ledger import FINISHED, Ledger, Trial
-from finetricks_tuning.manifest import COMPARE, Manifest, PlannedCell
+from finetricks_tuning.manifest import COMPARE, START, Manifest, PlannedCell
 from finetricks_tuning.on_data import Examples
 from finetricks_tuning.recommend import Recommendation, confirmed
 from finetricks_tuning.samples import interquartile_mean
@@ -71,6 +72,24 @@ class ConfigurationSummary:
 
 
 @dataclass(frozen=True)
+class SeedRun:
+    """One run of a study that has no factors.
+
+    Attributes:
+        started: the metric where it was judged; `None` where it was not.
+        value: at its end; `None` where it did not come to it.
+        test: the same on test.
+        folder: of the cell, in the study's; the model is under it where the run came to its end.
+    """
+
+    seed: int
+    started: float | None
+    value: float | None
+    test: float | None
+    folder: str
+
+
+@dataclass(frozen=True)
 class Summary:
     """The results of a study, so far.
 
@@ -79,6 +98,7 @@ class Summary:
         rows: the effect of each level of each factor.
         interactions: of levels of two factors, where the design holds them; named `a x b`.
         configurations: baseline first; their cells of the comparison.
+        seed_runs: of a study without factors; empty for others.
         costs: by what cells were run for: how many have a result, and their seconds.
         recommendation: what the results speak for, and what fresh seeds say of it; `None` where there is none.
         failures: the cells that failed or diverged.
@@ -98,6 +118,7 @@ class Summary:
     warnings: tuple[str, ...]
     interactions: tuple[Effect, ...] = ()
     recommendation: Recommendation | None = None
+    seed_runs: tuple[SeedRun, ...] = ()
     costs: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
     @property
@@ -135,6 +156,8 @@ class Summary:
 
     @property
     def _verdicts(self) -> str:
+        if self.seed_runs:
+            return self._runs
         if not self.rows:
             return self._searched
         known = [row for row in self.rows if row.estimate is not None]
@@ -149,6 +172,22 @@ class Summary:
             more = " more" if parts else ""
             parts.append(f"{len(undecided)}{more} {'is' if len(undecided) == 1 else 'are'} undecided")
         return f"{'; '.join(parts)} ({self.metric} on valid, {_seeds(known)})."
+
+    @property
+    def _runs(self) -> str:
+        """What several seeds of the same recipe came to, and what the best of them owes to their number."""
+        known = {run.seed: run.value for run in self.seed_runs if run.value is not None}
+        if not known:
+            return "no run has come to its end."
+        values = sorted(known.values())
+        better = max if self.manifest.greater_is_better else min
+        best = better(known, key=lambda seed: known[seed])
+        told = f"{len(known)} runs of the same recipe came to {self.metric} {values[0]:.3f} to {values[-1]:.3f}"
+        lucky = self.baseline.best_of
+        if any(run.started is not None for run in self.seed_runs):
+            return f"{told}, those of {len(self.seed_runs)} that did best early; the best is seed {best}."
+        luck = f": the best of {len(lucky)} is expected at {lucky[-1]:.3f}, one run at {lucky[0]:.3f}" if lucky else ""
+        return f"{told}; the best is seed {best}{luck}."
 
     @property
     def _searched(self) -> str:
@@ -209,6 +248,7 @@ class Summary:
             ],
             "interactions": [row.to_dict() for row in self.interactions],
             "recommendation": self.recommendation.to_dict() if self.recommendation else None,
+            "seed_runs": [vars(run) for run in self.seed_runs],
             "decisions": list(self.decisions),
             "ended": self.ended,
             "left_out": [dict(entry) for entry in self.manifest.left_out],
@@ -258,13 +298,15 @@ def summary_of(
     )
     contest = strategy_of(study).contest(results, study["seeds"], examples)
     counts = Counter(trial.status for trial in trials)
+    started = _started(manifest, by_key)
     return Summary(
         manifest=manifest,
         design=facts_of(design, manifest.configurations, len(manifest.left_out)),
-        rows=tuple(level_effects(contest)),
+        rows=tuple(level_effects(contest, samples=True)),
         interactions=tuple(interaction_effects(contest)),
-        configurations=_configurations(contest, compared),
+        configurations=_configurations(contest, compared, started),
         recommendation=confirmed(manifest, by_key),
+        seed_runs=() if design.varies else _seed_runs(manifest, compared, started),
         costs=_costs(manifest, by_key),
         failures=tuple(trial for trial in trials if trial.status != FINISHED),
         counts={PLANNED: len(manifest.cells), **counts, MISSING: len(manifest.cells) - len(trials)},
@@ -281,6 +323,33 @@ def _compared(manifest: Manifest, trials: Mapping[str, Trial]) -> dict[tuple[str
     }
 
 
+def _started(manifest: Manifest, trials: Mapping[str, Trial]) -> dict[int, float]:
+    """By seed, the metric where runs were judged; empty for a study that goes on with all."""
+    metric = manifest.study["metric"]
+    judged = {c.seed: trials[c.key].value(metric) for c in manifest.cells if c.phase == START and c.key in trials}
+    return {seed: value for seed, value in judged.items() if value is not None}
+
+
+def _seed_runs(
+    manifest: Manifest, compared: Mapping[tuple[str, int], Trial], started: Mapping[int, float]
+) -> tuple[SeedRun, ...]:
+    metric, runs = manifest.study["metric"], []
+    ended = {seed: trial for (_, seed), trial in compared.items()}
+    for seed in manifest.study["seeds"]:
+        if seed in ended or seed in started:
+            trial = ended.get(seed)
+            runs.append(
+                SeedRun(
+                    seed,
+                    started.get(seed),
+                    trial.value(metric) if trial else None,
+                    (trial.metrics.get("test") or {}).get(metric) if trial else None,
+                    str(cell_folder(Path(), trial.key)) if trial else "",
+                )
+            )
+    return tuple(runs)
+
+
 def _costs(manifest: Manifest, trials: Mapping[str, Trial]) -> dict[str, tuple[int, float]]:
     seconds: dict[str, list[float]] = {}
     for cell in manifest.cells:
@@ -295,7 +364,9 @@ def _without_examples(examples: Examples | None) -> list[str]:
     return [f"no interval over the examples is given: {examples.problem}"]
 
 
-def _configurations(contest: Contest, trials: Mapping[tuple[str, int], Trial]) -> tuple[ConfigurationSummary, ...]:
+def _configurations(
+    contest: Contest, trials: Mapping[tuple[str, int], Trial], started: Mapping[int, float]
+) -> tuple[ConfigurationSummary, ...]:
     differences = {effect.name: effect for effect in configuration_effects(contest)}
     by_name: dict[str, dict[int, Trial]] = {name: {} for name in contest.levels}
     for (name, seed), trial in sorted(trials.items()):
@@ -309,7 +380,9 @@ def _configurations(contest: Contest, trials: Mapping[tuple[str, int], Trial]) -
             seconds=sum(trial.seconds for trial in own.values()),
             difference=differences.get(name),
             best_of=expected_maximum(
-                [contest.values[name, seed] for seed in own if (name, seed) in contest.values],
+                # of all that started: those that went on were chosen
+                list(started.values())
+                or [contest.values[name, seed] for seed in own if (name, seed) in contest.values],
                 greater_is_better=contest.greater_is_better,
             ),
         )

@@ -125,7 +125,7 @@ class _Session:
     def _next_round(self, trials: Mapping[str, Trial]) -> list[CellOrder]:
         cells = self._rounds.next(trials)
         self._plan().write(self._folder)
-        return [CellOrder.of(cell) for cell in cells]
+        return [CellOrder.of(cell, save_model=self._study.design.saves_models) for cell in cells]
 
     def _exhausted(self, trials: Mapping[str, Trial], running: int, slots: float) -> str:
         budget = self._study.settings.budget

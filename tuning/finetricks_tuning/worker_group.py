@@ -80,7 +80,17 @@ class WorkerGroup:
         self._kept = ray.put((plugins, dict(tasks)))
         self._members = self._started()  # they import what they need while this process does
 
-    def run(self, order: CellOrder, recipe: Recipe, out: Path, *, task: Task, resume: bool = False) -> Result:
+    def run(
+        self,
+        order: CellOrder,
+        recipe: Recipe,
+        out: Path,
+        *,
+        task: Task,
+        resume: bool = False,
+        save_model: bool = False,
+        upto: float = 1.0,
+    ) -> Result:
         """Train `recipe`, the one of `order`, on all ranks. Arguments and errors as of `finetricks.runner.run`.
 
         Raises:
@@ -95,7 +105,7 @@ class WorkerGroup:
             with watch:
                 with Ranks.current().together():
                     pass  # the others have prepared the cell
-                result = run(recipe, out, resume=resume, task=task, save_model=False)
+                result = run(recipe, out, resume=resume, task=task, save_model=save_model, upto=upto)
         except Exception as failure:
             cause = self._cause(failure, _read(answers, GRACE), broken=watch.broken)
             if cause is failure:
@@ -216,8 +226,9 @@ class Member:
         self._workplace.tidy()
         try:
             with Ranks.current().together():
-                recipe, task = self._workplace.prepare(CellOrder(**order))
-            run(recipe, out, resume=resume, task=task, save_model=False)
+                cell = CellOrder(**order)
+                recipe, task = self._workplace.prepare(cell)
+            run(recipe, out, resume=resume, task=task, save_model=cell.save_model, upto=cell.upto)
         except Exception as failure:
             return describe(failure)
         return None

@@ -3,9 +3,9 @@
 `finetricks.commands`: the entry point's name is a command, its object a function with typer's annotations. It is loaded
 for `finetricks --help`, so its module imports nothing heavy.
 
-`finetricks.checkers`: the entry point's name is a key that tells a kind of file from a recipe (`factors` for a study),
-its object a function that `finetricks check` calls with the file, the overrides and the catalog. It gives what a user
-may want to see of a good file, by name, and raises `InputError` for a bad one.
+`finetricks.checkers`: the entry point's name is a key that tells a kind of file from a recipe (`recipe` and `factors`
+for a study), its object a function that `finetricks check` calls with the file, the overrides and the catalog. It gives
+what a user may want to see of a good file, by name, and raises `InputError` for a bad one.
 
 What does not load, or is claimed twice, is warned of with its distribution and takes only itself down.
 """

@@ -30,11 +30,15 @@ class Design(Settings):
     Attributes:
         name: in study files.
         estimand: what the effect of a level is an effect of.
+        varies: whether it has factors to vary.
+        saves_models: whether the model of each cell is kept.
         adaptive: whether it chooses configurations from the results of others; those say nothing of single levels.
     """
 
     name: ClassVar[str]
     estimand: ClassVar[str]
+    varies: ClassVar[bool] = True
+    saves_models: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
 
     @property
@@ -92,6 +96,19 @@ class Design(Settings):
             base: the tricks of the recipe.
         """
         return ()
+
+    @property
+    def start(self) -> float:
+        """The share of its steps after which every run is put down, before `kept` says which go on; 1 for none."""
+        return 1.0
+
+    def kept(self, started: Mapping[int, float], *, greater_is_better: bool) -> tuple[int, ...]:
+        """The seeds to go on with.
+
+        Args:
+            started: the metric of each seed's run where it was put down.
+        """
+        return tuple(started)
 
     def winner(self, results: Results) -> str | None:
         """The configuration that the design has searched for; `None` where the verdicts on levels say what to use."""
