@@ -98,7 +98,7 @@ def test_only_the_best_early_ones_go_on_and_more_of_them_later(task: Path, tmp_p
         ({"design": {"seed_search": {"stop_at": 0.5}}}, "`stop_at` below 1 and `keep` belong together"),
         ({"design": {"seed_search": {"keep": 2}}}, "`stop_at` below 1 and `keep` belong together"),
         ({"design": "seed_search", "factors": ["stlr"]}, "seed_search runs the recipe as it is: leave the factors out"),
-        ({"design": "ablation"}, "factors: is missing"),
+        ({"design": "ablation"}, "a list of at least one factor"),
     ],
 )
 def test_what_is_no_seed_search(task: Path, given: dict[str, Any], told: str) -> None:

@@ -39,16 +39,19 @@ def write_results(folder: str | Path, *, refresh: int | None = None) -> Summary 
     found = results_of(folder)
     if isinstance(found, Across):
         for name in found.summaries:
-            write_summary(folder / FOLDER / name, refresh=refresh)
+            _write(found.summaries[name], folder / FOLDER / name, refresh)
         found.write(folder)
         write_report_across(found, folder, refresh=refresh)
         return found
-    return write_summary(folder, refresh=refresh)
+    return _write(found, folder, refresh)
 
 
 def write_summary(folder: Path, *, refresh: int | None = None) -> Summary:
     """`write_results` of a study on one data set."""
-    summary = summarise(folder)
+    return _write(summarise(folder), folder, refresh)
+
+
+def _write(summary: Summary, folder: Path, refresh: int | None) -> Summary:
     summary.write(folder)
     write_report(summary, folder, refresh=refresh)
     return summary

@@ -24,7 +24,7 @@ BCA_FROM = 10
 ORDER_FROM = 5
 """Runs of each side from which almost stochastic order is given."""
 
-RESAMPLES = 2_000
+RESAMPLES, BATCH = 2_000, 100
 EXACT = 16
 """Differences up to which a test goes through all flips of signs, 65,536; of more, through half as many at random."""
 
@@ -180,8 +180,12 @@ def almost_stochastic_order(better: Values, worse: Values, alpha: float) -> floa
     """
     observed = float(_violation(better[None, :], worse[None, :])[0])
     generator = np.random.default_rng(0)
-    again = _violation(
-        generator.choice(better, (RESAMPLES, len(better))), generator.choice(worse, (RESAMPLES, len(worse)))
+    # A batch at a time: all of them, of thousands of runs, would be gigabytes.
+    again = np.concatenate(
+        [
+            _violation(generator.choice(better, (BATCH, len(better))), generator.choice(worse, (BATCH, len(worse))))
+            for _ in range(RESAMPLES // BATCH)
+        ]
     )
     n, m = len(better), len(worse)
     scale = np.sqrt(n * m / (n + m))
