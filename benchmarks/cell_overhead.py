@@ -3,7 +3,7 @@
     python benchmarks/cell_overhead.py --cells 100
 
 One worker, a tiny model trained for one step. The overhead is the time from one result to the next, less the seconds
-of training and evaluation that the cell records: choosing the cell, making the model, writing its folder and the ledger,
+of training and evaluation that the cell records: choosing the cell, making the model, writing its folder and ledger,
 and Tune's own work.
 """
 
