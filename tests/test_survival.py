@@ -107,7 +107,7 @@ def test_killed_interrupted_twice_and_robbed_of_a_worker_it_equals_an_undisturbe
     assert 3 <= len(lost) <= 5
     assert sum(map(len, runs)) <= 12 * STEPS + len(lost) * EVERY
     assert all(steps[0] % EVERY == 0 for steps in runs)
-    assert sum(steps[0] > 0 for steps in runs) >= sum(steps[-1] >= EVERY for steps in lost) >= 3
+    assert sum(steps[0] > 0 for steps in runs) >= sum(steps[-1] >= EVERY for steps in lost) >= 1
     equals_undisturbed(study(task, record, seconds=0.2), tmp_path / "out", tmp_path / "undisturbed")
 
 

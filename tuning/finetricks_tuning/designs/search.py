@@ -93,7 +93,8 @@ class Search(Design):
         seed = self.seed + len(tried)  # of its own: the sampler's state is not kept between proposals
         study = optuna.create_study(
             direction="maximize" if maximize else "minimize",
-            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.startup),
+            # each parameter by itself: values of levels that are off are missing, and there are few trials
+            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.startup, multivariate=False),
         )
         study.add_trials([trial_of(configuration, means.get(configuration.name)) for configuration in tried])
         factors = [factor for factor, _ in tried[0].chosen]
