@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,3 +73,12 @@ def equals_undisturbed(of: Study, out: Path, elsewhere: Path) -> None:
         assert trial.metrics == {"valid": alone.valid, "test": None}
         predictions = Path("predictions") / "valid.csv"
         assert (cell_folder(out, trial.key) / predictions).read_bytes() == (alone.folder / predictions).read_bytes()
+
+
+def may_mount() -> bool:
+    """Whether this user may mount in a namespace of their own, as a disk of any size or a folder that is not shared."""
+    command = ["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )

@@ -20,7 +20,7 @@ import tiny
 from finetricks.errors import InputError
 from finetricks_tuning.summary import LEDGER
 from finetricks_tuning.sweep import sweep
-from recorded import EVERY, equals_undisturbed, runs_of, study
+from recorded import EVERY, equals_undisturbed, may_mount, runs_of, study
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
@@ -69,14 +69,6 @@ def node_apart(address: str, hidden: Path, path: Path) -> Iterator[None]:
             raise
         finally:
             node.terminate()
-
-
-def may_mount() -> bool:
-    command = ["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-    return (
-        shutil.which("unshare") is not None
-        and subprocess.run(command, capture_output=True, check=False).returncode == 0
-    )
 
 
 @pytest.mark.skipif(not may_mount(), reason="needs a mount namespace")

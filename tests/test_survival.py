@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import tiny
 from finetricks.yaml_file import dump_yaml
 from finetricks_tuning.summary import LEDGER
 from finetricks_tuning.worker import STOP
-from recorded import EVERY, PLUGIN, STEPS, Run, equals_undisturbed, runs_of, study, study_dict
+from recorded import EVERY, PLUGIN, STEPS, Run, equals_undisturbed, may_mount, runs_of, study, study_dict
 
 PROGRAM = "import sys; from finetricks.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -124,11 +123,6 @@ touch {folder}/enough
 echo $? >> {folder}/code
 cp -r {disk}/out {folder}/out
 """
-
-
-def may_mount() -> bool:
-    mount = ["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-    return bool(shutil.which("unshare")) and subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.skipif(not may_mount(), reason="needs a mount namespace")

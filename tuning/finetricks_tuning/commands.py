@@ -1,4 +1,4 @@
-"""The commands that studies add to the command line: `sweep` and `report`.
+"""The commands that studies add to the command line.
 
 Imports nothing heavy: the command line reads this file for `finetricks --help`.
 """

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from finetricks.yaml_file import dump_yaml
-from finetricks_tuning import text
+from finetricks_tuning import page, text
 from finetricks_tuning.across import Across
 from finetricks_tuning.ledger import Ledger, Trial
 from finetricks_tuning.manifest import Manifest
@@ -103,19 +103,8 @@ def _pages(template: str, found: Found) -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("finetricks_tuning"),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page.environment(autoescape=False)
     environment.filters |= {
-        "signed": text.signed,
-        "number": text.number,
-        "duration": text.duration,
-        "p": text.p_value,
-        "interval": text.interval,
         "escape": escape,
         "fenced": fenced,
     }

@@ -7,12 +7,12 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from finetricks.folder import write_atomically
 from finetricks.yaml_file import dump_yaml
-from finetricks_tuning import text
+from finetricks_tuning import page, text
 from finetricks_tuning.data_sets import FOLDER
 from finetricks_tuning.design_facts import alias_text
 from finetricks_tuning.learning import learning_curves
@@ -89,19 +89,8 @@ def render(summary: Summary, folder: Path | None = None, *, refresh: int | None 
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("finetricks_tuning"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page.environment(autoescape=True)
     environment.filters |= {
-        "signed": text.signed,
-        "number": text.number,
-        "duration": text.duration,
-        "p": text.p_value,
-        "interval": text.interval,
         "aliases": alias_text,
     }
     environment.globals["signs"] = text.SIGNS
