@@ -77,10 +77,8 @@ def test_killed_interrupted_twice_and_robbed_of_a_worker_it_equals_an_undisturbe
     before = len(runs_of(record))
     with start(command(tmp_path, "--resume", study_dict=of)) as interrupted:
         wait_for(lambda: ledger.read_text() != after_kill and one_has_saved(), interrupted)
-        t = time.time()
         interrupted.send_signal(signal.SIGINT)
         wait_for((tmp_path / "out" / STOP).exists, interrupted)  # Python makes one of two that come at once
-        print("LATENCY", time.time() - t)
         interrupted.send_signal(signal.SIGINT)
         _, said = interrupted.communicate(timeout=30)
     assert interrupted.returncode == 1
@@ -106,7 +104,7 @@ def test_killed_interrupted_twice_and_robbed_of_a_worker_it_equals_an_undisturbe
     assert 3 <= len(lost) <= 5
     assert sum(map(len, runs)) <= 12 * STEPS + len(lost) * EVERY
     assert all(steps[0] % EVERY == 0 for steps in runs)
-    assert sum(steps[0] > 0 for steps in runs) >= sum(steps[-1] >= EVERY for steps in lost) >= 1
+    assert sum(steps[0] > 0 for steps in runs) >= sum(steps[-1] >= EVERY for steps in lost) >= 2
     equals_undisturbed(study(task, record, seconds=0.2), tmp_path / "out", tmp_path / "undisturbed")
 
 
