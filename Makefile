@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart test lint nightly clean
+.PHONY: quickstart test lint nightly survival clean
 
 quickstart: $(VENV)/.run  ## train with tricks on embedded data, compare them over seeds, write a report
 	$(BIN)/finetricks sweep examples/quickstart.yaml --out runs/quickstart --resume
@@ -18,6 +18,9 @@ test: $(VENV)/.dev  ## the tests, in minutes on two cores
 
 nightly: $(VENV)/.dev  ## the tests that take longer
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+survival: $(VENV)/.dev  ## what runs and studies survive, with counts
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 tests/test_kills.py tests/test_survival.py
 
 lint: $(VENV)/.dev  ## format, lint, types, the import contract
 	$(BIN)/ruff format --check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
@@ -24,3 +25,13 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 def _global_state_is_left_alone() -> None:
     """Every test may assume that the global random state is the seed 0's; what it does to it is its own affair."""
     torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Add up what the tests of survival went through: kills, recipes."""
+    counted: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        if report.when == "call":
+            counted.update({name: value for name, value in report.user_properties if isinstance(value, int)})
+    for name, count in sorted(counted.items()):
+        terminalreporter.write_line(f"{name}: {count}")
