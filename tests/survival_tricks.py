@@ -10,8 +10,11 @@ from pathlib import Path
 from finetricks import Step, Trick, hookimpl
 
 
+LONGEST_HOLD = 300.0  # seconds
+
+
 class Recorded(Trick):
-    """Adds a line `node process step` to a file at every step, and takes its time."""
+    """Adds a line `node process step` to a file at every step, takes its time, and waits while `FILE.hold` is there."""
 
     file: str
     seconds: float = 0.0
@@ -25,6 +28,9 @@ class Recorded(Trick):
         with Path(self.file).open("a", encoding="utf-8") as file:
             file.write(line)
         time.sleep(self.seconds)
+        until = time.monotonic() + LONGEST_HOLD
+        while Path(f"{self.file}.hold").exists() and time.monotonic() < until:
+            time.sleep(0.01)
 
 
 class Filling(Trick):
