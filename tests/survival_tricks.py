@@ -9,7 +9,6 @@ from pathlib import Path
 
 from finetricks import Step, Trick, hookimpl
 
-
 LONGEST_HOLD = 300.0  # seconds
 
 

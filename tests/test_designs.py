@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -21,6 +22,7 @@ from finetricks_tuning.contrasts import Levels, level_matrix
 from finetricks_tuning.design_facts import DesignFacts, alias_text, facts_of
 from finetricks_tuning.designs.d_optimal import d_optimal
 from finetricks_tuning.designs.fraction import fraction
+from finetricks_tuning.designs.orthogonal_array import array_for
 from finetricks_tuning.designs.reader import design_of
 from finetricks_tuning.designs.two_level import FractionalFactorial, PlackettBurman, plackett_burman_runs
 from finetricks_tuning.effects import Contest, Effect, level_effects
@@ -189,6 +191,46 @@ def test_a_capped_factorial_balances_factors_with_several_levels() -> None:
         assert len({(c.levels[one], c.levels[other]) for c in of.configurations}) == 9
 
 
+def test_an_orthogonal_array_holds_factors_of_several_levels_in_few_runs() -> None:
+    # L18: one factor off or on and six of three levels, of 2 * 3^6 = 1,458 combinations.
+    factors = ["a", *({letter: {"x": {"values": [1, 2]}}} for letter in "bcdefg")]
+    of = study(factors, "orthogonal_array")
+    assert len(of.configurations) == 18
+    assert names(of)[0] == "baseline"
+    for one, other in itertools.combinations("abcdefg", 2):
+        met = Counter((c.levels[one], c.levels[other]) for c in of.configurations)
+        assert set(met.values()) == ({3} if one == "a" else {2})
+        assert len(met) == (6 if one == "a" else 9)
+    assert facts(of).correlations == ()
+
+
+def test_tricks_that_exclude_one_another_are_a_level_each_of_an_orthogonal_array() -> None:
+    of = study(["a", "b", "c", "d", TWO], "orthogonal_array")
+    assert of.left_out == ()
+    # Three levels stand in a column of four, in which off stands twice.
+    assert Counter(c.levels["owner | rival"] for c in of.configurations) == {"off": 4, "owner": 2, "rival": 2}
+    found = effects(
+        of, {c.name: 0.05 * (c.levels["a"] != "off") - 0.02 * ("rival" in c.name) for c in of.configurations}
+    )
+    assert {name: round(effect.estimate, 9) for name, effect in found.items()} == {
+        "a": 0.05,
+        "b": 0.0,
+        "c": 0.0,
+        "d": 0.0,
+        "owner": 0.0,
+        "rival": -0.02,
+    }
+
+
+@pytest.mark.parametrize(
+    ("sizes", "runs"),
+    [([2] * 3, 4), ([3] * 4, 9), ([2] * 11, 12), ([4] * 5, 16), ([6] + [3] * 6, 18), ([2] * 63, None)],
+)
+def test_the_smallest_array_that_fits_is_taken(sizes: list[int], runs: int | None) -> None:
+    array = array_for(sizes)
+    assert (None if array is None else len(array)) == runs
+
+
 def test_a_capped_factorial_chooses_among_what_can_stand() -> None:
     of = study(["owner", "rival", *"abc"], {"factorial": {"configurations": 12}})
     assert len(of.configurations) == 12
@@ -275,6 +317,11 @@ TWO = {"one_of": ["owner", "rival"]}
         (["owner", "rival", "a"], {"random": {"configurations": 7}}, "only 6 combinations of the factors can be run"),
         (["owner", "rival", "a"], {"factorial": {"configurations": 7}}, "only 6 combinations of the factors can be"),
         ([], "plackett_burman", "a list of at least one factor"),
+        (
+            [{letter: {"x": {"values": list(range(1, 8))}}} for letter in "ab"],
+            "orthogonal_array",
+            "no orthogonal array holds these numbers of levels, off among them: 8 of a, 8 of b; use factorial",
+        ),
     ],
 )
 def test_designs_that_cannot_be(factors: Sequence[object], design: object, message: str) -> None:
@@ -408,6 +455,7 @@ def additive(of: Study) -> dict[str, float]:
     [
         "leave_one_out",
         "plackett_burman",
+        "orthogonal_array",
         {"plackett_burman": {"fold_over": True}},
         {"fractional_factorial": {"resolution": 3}},
         {"fractional_factorial": {"resolution": 5}},

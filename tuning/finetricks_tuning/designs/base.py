@@ -140,6 +140,6 @@ def several_levels(design: str, factors: Sequence[Factor]) -> Iterator[Mistake]:
             yield (
                 ("factors", index),
                 f"{factor.name} has {len(factor.levels)} levels beside off ({labels}), and {design} holds factors that "
-                "are off or on: give it one level, or use ablation, factorial (`configurations: n` takes few of "
-                "its combinations) or random",
+                "are off or on: give it one level, or use orthogonal_array, ablation, factorial (`configurations: n` "
+                "takes few of its combinations) or random",
             )
