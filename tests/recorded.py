@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,27 @@ def runs_of(record: Path) -> list[Run]:
         run.steps.append(int(step))
         run.line = number
     return runs
+
+
+def hold_of(record: Path) -> Path:
+    """The file that keeps cells at the step where they are, while it is there."""
+    return record.with_name(f"{record.name}.hold")
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs; what has ended and was not yet waited for does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def wait_until(what: Callable[[], bool]) -> None:
+    """Look until it is so; for minutes, since the machine may be busy."""
+    deadline = time.monotonic() + 300
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def equals_undisturbed(of: Study, out: Path, elsewhere: Path) -> None:

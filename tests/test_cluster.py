@@ -7,8 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +19,7 @@ import tiny
 from finetricks.errors import InputError
 from finetricks_tuning.summary import LEDGER
 from finetricks_tuning.sweep import sweep
-from recorded import EVERY, equals_undisturbed, may_mount, runs_of, study
+from recorded import EVERY, STEPS, Run, alive, equals_undisturbed, hold_of, may_mount, runs_of, study, wait_until
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
@@ -80,10 +79,10 @@ def test_a_node_that_is_not_fit_is_named_with_all_that_is_wrong(cluster: Any, ta
     (path / "finetricks-0.0.9.dist-info").mkdir()  # announces no trick
     (path / "finetricks-0.0.9.dist-info" / "METADATA").write_text("Name: finetricks\nVersion: 0.0.9\n")
     with node_apart(cluster.address, shared, path):
-        wait_for(lambda: len(alive(cluster)) == 4)
+        wait_until(lambda: len(nodes_of(cluster)) == 4)
         with pytest.raises(InputError) as refused:
             sweep(study(shared / "task", tmp_path / "record"), shared / "out", address=cluster.address)
-    wait_for(lambda: len(alive(cluster)) == 3)
+    wait_until(lambda: len(nodes_of(cluster)) == 3)
     said = {problem.place: problem.message for problem in refused.value.problems}
     assert (
         "is not shared: what this process writes there is not seen on apart;"
@@ -101,15 +100,8 @@ def test_a_node_that_is_not_fit_is_named_with_all_that_is_wrong(cluster: Any, ta
     assert not list((shared / "out").glob(".preflight*"))
 
 
-def alive(cluster: Any) -> list[Any]:
+def nodes_of(cluster: Any) -> list[Any]:
     return [node for node in cluster.global_state.node_table() if node["Alive"]]
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # -- losing nodes ----------------------------------------------------------------------------------------
@@ -127,18 +119,25 @@ class Losses(threading.Thread):
 
     def run(self) -> None:
         for node, graceful in zip(self.nodes, (True, False), strict=True):
-            wait_for(lambda node=node: self._is_at_work(node))  # type: ignore[misc]
+            wait_until(lambda node=node: self._is_at_work(node))  # type: ignore[misc]
+            hold_of(self._record).touch()  # its cell must not end before the node does
+            worker = self._runs_on(node)[-1].process
             self._cluster.remove_node(node, allow_graceful=graceful)
+            wait_until(lambda worker=worker: not alive(worker))  # type: ignore[misc]
+            hold_of(self._record).unlink()
 
     def _is_at_work(self, node: Any) -> bool:
         if not self._ledger.exists():
             return False
         ledger = self._ledger.read_text()
-        there = [run.steps for run in runs_of(self._record) if run.node == node.node_id]
-        if len(ledger.splitlines()) < 2 or not there or there[-1][-1] != EVERY + 1:
+        there = self._runs_on(node)
+        if len(ledger.splitlines()) < 2 or not there or not EVERY < there[-1].steps[-1] < STEPS - 2:
             return False
         self.ledgers.append(ledger)
         return True
+
+    def _runs_on(self, node: Any) -> list[Run]:
+        return [run for run in runs_of(self._record) if run.node == node.node_id]
 
 
 def test_a_study_that_loses_two_of_three_nodes_equals_an_undisturbed_one(
@@ -160,8 +159,7 @@ def test_a_study_that_loses_two_of_three_nodes_equals_an_undisturbed_one(
     assert all(lines.startswith(before) for before in losses.ledgers)
     assert len(lines.splitlines()) == cells
 
-    # Both times a cell was lost, and went on from its checkpoint. (Where a node dies of a sudden, a worker takes a
-    # moment to notice: its last steps may stand in the record too.)
+    # Both times a cell was lost, and went on from its checkpoint.
     runs = [run.steps for run in runs_of(record)]
     assert all(steps == list(range(steps[0], steps[-1] + 1)) and steps[0] % EVERY == 0 for steps in runs)
     assert [steps[0] > 0 for steps in runs].count(True) == 2

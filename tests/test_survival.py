@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,20 @@ import tiny
 from finetricks.yaml_file import dump_yaml
 from finetricks_tuning.summary import LEDGER
 from finetricks_tuning.worker import STOP
-from recorded import EVERY, PLUGIN, STEPS, Run, equals_undisturbed, may_mount, runs_of, study, study_dict
+from recorded import (
+    EVERY,
+    PLUGIN,
+    STEPS,
+    Run,
+    alive,
+    equals_undisturbed,
+    hold_of,
+    may_mount,
+    runs_of,
+    study,
+    study_dict,
+    wait_until,
+)
 
 PROGRAM = "import sys; from finetricks.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -53,21 +65,6 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     wait_until(happened)
 
 
-def wait_until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def alive(process: int) -> bool:
-    """Whether a process runs; what has ended and was not yet waited for does not."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return False
-
-
 def lines(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
@@ -83,7 +80,7 @@ def test_killed_interrupted_twice_and_robbed_of_a_worker_it_equals_an_undisturbe
         runs = runs_of(record)[before:]
         return bool(runs) and EVERY < latest(runs).steps[-1] < STEPS - 2
 
-    hold = record.with_name(f"{record.name}.hold")
+    hold = hold_of(record)
 
     def hold_a_cell(process: subprocess.Popen[str], more_than: str = "") -> int:
         """Let all cells wait at their next step, once one has saved after new results; the process that has it."""
