@@ -43,7 +43,7 @@ def manifest(names: list[str], seeds: int, **study: object) -> Manifest:
     return Manifest(
         study=given | {"metric": "accuracy", "alpha": 0.05, **study},
         configurations=levels,
-        cells=tuple(PlannedCell(f"{name}/{seed}", name, seed) for seed in range(seeds) for name in names),
+        cells=tuple(PlannedCell(f"{name}-{seed}", name, seed) for seed in range(seeds) for name in names),
         left_out=({"name": f"stlr + {HOSTILE}", "reason": "both own the 'schedule' hook; pick one"},),
         greater_is_better=True,
         valid_examples=50,
@@ -57,7 +57,7 @@ def trial(name: str, seed: int, value: float | None, **more: object) -> Trial:
     metrics = {} if value is None else {"valid": {"accuracy": value}, "test": None}
     environment = {"python": "3.11", "tricks": {name: "finetricks 0.1.0"}}
     return Trial(
-        f"{name}/{seed}",
+        f"{name}-{seed}",
         name,
         {},
         {},
@@ -302,8 +302,8 @@ def rich() -> Summary:
     """Two tricks in all combinations on four seeds, one of them recommended and run on two fresh seeds."""
     names = {"baseline": ("off", "off"), "a": ("a", "off"), "b": ("off", "b"), "a + b": ("a", "b")}
     given = manifest(["baseline", "a", "b"], 4, design="factorial", strategy="sequential", equivalence=0.004)
-    compared = [PlannedCell(f"{name}/{seed}", name, seed) for seed in range(4) for name in names]
-    fresh = [PlannedCell(f"{name}/{seed}", name, seed, "confirm") for seed in (8, 9) for name in ("baseline", "a")]
+    compared = [PlannedCell(f"{name}-{seed}", name, seed) for seed in range(4) for name in names]
+    fresh = [PlannedCell(f"{name}-{seed}", name, seed, "confirm") for seed in (8, 9) for name in ("baseline", "a")]
     recommendation = {"configuration": "a", "tricks": {"a": {}}, "recipe": {"model": "minilm", "tricks": [{"a": {}}]}}
     means = {"baseline": 0.80, "a": 0.85, "b": 0.80, "a + b": 0.91}
     jitter = {name: 0.001 * index for index, name in enumerate(names)}

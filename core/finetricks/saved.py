@@ -74,7 +74,7 @@ def predict(
 
 def _finished(folder: str | Path) -> RunFolder:
     run = RunFolder(folder)
-    if not run.is_run:
+    if not (run.path / RECIPE).is_file():
         raise InputError(f"{run.path} holds no run: it has no {RECIPE}")
     if run.result() is None:
         raise InputError(f"{run.path} holds no finished run with a model; finish it with --resume")

@@ -116,7 +116,7 @@ def report(
     from finetricks_tuning.results import results_of, write_results
 
     if form is not Form.html:
-        from finetricks.folder import write_atomically
+        from finetricks.atomic import write_atomically
         from finetricks_tuning.formats import FORMATS
 
         if watch or as_json:

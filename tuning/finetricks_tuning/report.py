@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment
 from markupsafe import Markup
 
-from finetricks.folder import write_atomically
+from finetricks.atomic import write_atomically
 from finetricks.yaml_file import dump_yaml
 from finetricks_tuning import page, text
 from finetricks_tuning.data_sets import FOLDER
