@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetricks.distributed import Ranks
-from finetricks.errors import CheckpointError, Diverged, InputError, NotFinite
+from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputError, NotFinite
 from finetricks.folder import RunFolder
 from finetricks.layer_pass import without
 from finetricks.layers import find_layers
 from finetricks.plan import Plan, compile_plan, total_steps
 from finetricks.session import Session
+from finetricks.storage import StorageError, storage_problem
 from finetricks.tasks import Task, load_task
 from finetricks.tasks.encode import added_columns, loader, truncate
 from finetricks.tasks.held_out import hold_out
@@ -88,6 +89,7 @@ def run(
         CheckpointError: on resuming, for a run of another recipe or of other data.
         Diverged: the loss, the gradient or a score is no longer finite.
         OtherRankFailed: another process of the group failed.
+        StorageError: `out` can no longer be written; the run can be resumed from its last checkpoint once it can.
     """
     folder, ranks = RunFolder(out), Ranks.current()
     ranks.of_first(lambda: folder.check(recipe, resume=resume, overwrite=overwrite))
@@ -96,7 +98,8 @@ def run(
     with _threads(recipe.training.threads):
         with ranks.together():
             task = task or task_of(recipe)
-        return _Run(recipe, task, folder, ranks, resume=resume).train(save_model, upto, on_progress)
+        with _telling(folder.path):
+            return _Run(recipe, task, folder, ranks, resume=resume).train(save_model, upto, on_progress)
 
 
 def task_of(recipe: Recipe) -> Task:
@@ -363,6 +366,19 @@ class _Run:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    """Within the block, whatever comes of a disk that cannot be written is a `StorageError`."""
+    try:
+        yield
+    except FinetricksError:
+        raise
+    except Exception as failure:
+        if reason := storage_problem(failure, folder):
+            raise StorageError(folder, reason, "run") from failure
+        raise
 
 
 @contextmanager

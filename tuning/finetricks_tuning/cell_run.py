@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputError
 from finetricks.folder import RunFolder, versions
 from finetricks.recipe import Recipe
+from finetricks.storage import StorageError, storage_problem
 from finetricks_tuning.cell import Cell, task_key
 from finetricks_tuning.ledger import DIVERGED, FAILED, FINISHED, Trial
-from finetricks_tuning.storage import StorageError, storage_problem
 
 if TYPE_CHECKING:
     from finetricks.runner import Result

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetricks.errors import InputError
+from finetricks.storage import telling
 from finetricks_tuning.address import check_address
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.folder import check_folder, writing
@@ -21,7 +22,6 @@ from finetricks_tuning.prepare import Prepared, prepare
 from finetricks_tuning.results import write_summary
 from finetricks_tuning.rounds import Rounds
 from finetricks_tuning.status import Status, StatusKeeper
-from finetricks_tuning.storage import telling
 from finetricks_tuning.study import Study
 from finetricks_tuning.summary import LEDGER, Summary
 
