@@ -12,7 +12,8 @@ import logging
 import pickle
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,20 @@ def damage(folder: Path, names: Iterable[str], manifest: str) -> str:
     return ""
 
 
+@contextmanager
+def no_code(what: Path | str) -> Iterator[None]:
+    """Around `torch.load(..., weights_only=True)`: what it refuses is a `CheckpointError`.
+
+    torch's own message advises to load the file all the same.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{what} is torn, or holds more than tensors and plain values: it could execute code, and is not opened"
+        ) from None
+
+
 def _read(folder: Path) -> dict[str, Any]:
     """The state in a checkpoint. Raises `CheckpointError` for one that is torn, altered or forged."""
     if reason := damage(folder, (WEIGHTS, STATE), MANIFEST):
@@ -138,13 +153,12 @@ def _read(folder: Path) -> dict[str, Any]:
     if others := sorted(present - {WEIGHTS, STATE, MANIFEST}):
         raise CheckpointError(f"it also holds {', '.join(others)}")
     try:
-        state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
+        with no_code(STATE):
+            state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
         weights = load_file(folder / WEIGHTS)
         state["model"] = weights | {name: weights[kept] for name, kept in state.pop("aliases").items()}
-    except MemoryError:
+    except (MemoryError, CheckpointError):
         raise
-    except pickle.UnpicklingError:  # torch's own message advises to load it all the same
-        raise CheckpointError(f"{STATE} holds more than tensors and plain values: it could execute code") from None
     except Exception as error:  # its checksums are right, so somebody made it: it may raise anything
         raise CheckpointError(f"it is not one of finetricks: {type(error).__name__}: {_first_line(error)}") from error
     return state
