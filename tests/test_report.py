@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -367,11 +368,13 @@ def test_learning_curves_and_plans_are_read_from_the_studys_folder(tmp_path: Pat
     assert learning_curves(tmp_path, given, ["stlr"]) == {"stlr": {1: [0.25] * 2, 2: [0.5] * 2, 3: [0.75] * 2}}
     assert learning_curves(tmp_path, replace(given, cells=tuple(cells)), ["stlr"]) == {}  # not yet run
     plan_path(tmp_path, 1).parent.mkdir()
-    plan_path(tmp_path, 1).write_text('<?xml version="1.0"?>\n<svg width="1"><path id="x"/><use href="#x"/></svg>')
+    plan_path(tmp_path, 1).write_text('<svg width="1"><script>alert(1)</script></svg>')
     text = render(summary_of(given, trials(2)), tmp_path)
     assert "accuracy over the epochs by configuration" in text
     assert "Learning rates and frozen layers of stlr over the run." in text
-    assert '<path id="plan-1-x"/><use href="#plan-1-x"/>' in text
+    drawn = base64.b64encode(plan_path(tmp_path, 1).read_bytes()).decode()
+    assert f'src="data:image/svg+xml;base64,{drawn}"' in text  # in an image a script is not run
+    assert "alert(1)" not in text
 
 
 def test_long_names_are_numbered_in_pictures_and_keep_their_place() -> None:

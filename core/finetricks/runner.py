@@ -69,6 +69,7 @@ def run(
     save_model: bool = True,
     upto: float = 1.0,
     on_progress: OnProgress | None = None,
+    trust_remote_code: bool = False,
 ) -> Result:
     """Train `recipe` and write the run's folder `out`.
 
@@ -83,6 +84,7 @@ def run(
         upto: the share of the steps after which the run is put down, with a checkpoint and the metrics on valid so far;
             `resume` goes on from there, and comes to what a run in one go does.
         on_progress: called with (steps done, total steps, the metrics on valid if it was evaluated or None).
+        trust_remote_code: execute code that comes with the model. No recipe can ask for it.
 
     Raises:
         InputError: the recipe, its data, its model or the folder cannot be used.
@@ -97,16 +99,18 @@ def run(
         return Result(**{**done, "notes": tuple(done["notes"])}, folder=folder.path)
     with _threads(recipe.training.threads):
         with ranks.together():
-            task = task or task_of(recipe)
+            task = task or task_of(recipe, trust_remote_code)
         with _telling(folder.path):
             return _Run(recipe, task, folder, ranks, resume=resume).train(save_model, upto, on_progress)
 
 
-def task_of(recipe: Recipe) -> Task:
+def task_of(recipe: Recipe, trust_remote_code: bool = False) -> Task:
     """Load the task that a recipe names. Raises `InputError` when it names no model or no data."""
     if recipe.model is None or recipe.data is None:
         raise InputError("a run needs `model` and `data`: the recipe names only tricks, for a loop of your own")
-    return load_task(recipe.model, recipe.data, max_length=recipe.training.max_length)
+    return load_task(
+        recipe.model, recipe.data, max_length=recipe.training.max_length, trust_remote_code=trust_remote_code
+    )
 
 
 def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:

@@ -18,6 +18,7 @@ from finetricks.recipe import Recipe
 from finetricks.storage import StorageError, storage_problem
 from finetricks_tuning.cell import Cell, task_key
 from finetricks_tuning.ledger import DIVERGED, FAILED, FINISHED, Trial
+from finetricks_tuning.redact import redacted
 
 if TYPE_CHECKING:
     from finetricks.runner import Result
@@ -113,7 +114,7 @@ def run_cell(
     except Exception as failure:
         if reason := storage_problem(failure, place):
             raise StorageError(folder, reason) from failure
-        trial = replace(trial, error=_told(failure), seconds=time.perf_counter() - started)
+        trial = replace(trial, error=redacted(_told(failure)), seconds=time.perf_counter() - started)
     else:
         metrics = {"valid": _finite(result.valid), "test": None if result.test is None else _finite(result.test)}
         warnings = tuple(note for note in result.notes if note not in task.notes)
