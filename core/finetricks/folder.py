@@ -77,7 +77,9 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         if not resume:
             self.clear()
-        remove_partials(self.path)
+        for folder in (self.path, self.path / "predictions"):
+            if folder.is_dir():
+                remove_partials(folder)
         write_atomically(self.path / VERSIONS, json.dumps(versions(recipe), indent=2) + "\n")
         write_atomically(self.path / RECIPE, recipe.to_yaml())  # from here on it is a run's
 

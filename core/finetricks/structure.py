@@ -13,8 +13,8 @@ UNRELATED = ("transformers_version", "dtype", "torch_dtype", "architectures")
 
 def structure(model: nn.Module) -> dict[str, dict[str, Any]]:
     """The `weights` (type and shape of each tensor), the `modules` (kind and settings), the `config`. JSON values."""
-    config = getattr(model, "config", None)
-    found = json.loads(config.to_json_string(use_diff=False)) if hasattr(config, "to_json_string") else {}
+    to_json: Any = getattr(getattr(model, "config", None), "to_json_string", None)
+    found = json.loads(to_json(use_diff=False)) if to_json else {}
     return {
         "weights": {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in model.state_dict().items()},
         "modules": {name: f"{type(m).__qualname__}({m.extra_repr()})" for name, m in model.named_modules()},

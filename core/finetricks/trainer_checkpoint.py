@@ -93,17 +93,17 @@ def usable_checkpoint(asked: str | bool | None, args: TrainingArguments) -> Path
         for reason in passed_over:
             logger.warning("%s; resuming from %s", reason, newest)
         return newest
-    asked = Path(asked)
-    if reason := why_not_whole(asked, args.world_size):
-        newest, _ = _newest_whole(asked.parent, args.world_size)
-        offer = f"; the newest whole one is {newest}" if newest else f", and no other in {asked.parent} is whole"
-        raise CheckpointError(f"{asked} {reason}, so a resume from it would not be exact{offer}")
-    return asked
+    folder = Path(asked)
+    if reason := why_not_whole(folder, args.world_size):
+        newest, _ = _newest_whole(folder.parent, args.world_size)
+        offer = f"; the newest whole one is {newest}" if newest else f", and no other in {folder.parent} is whole"
+        raise CheckpointError(f"{folder} {reason}, so a resume from it would not be exact{offer}")
+    return folder
 
 
 def _newest_whole(root: Path, world_size: int) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint, and what is wrong with those that are newer."""
-    passed_over = []
+    passed_over: list[str] = []
     for folder in reversed(_checkpoints(root)):
         if not (reason := why_not_whole(folder, world_size)):
             return folder, passed_over
