@@ -472,8 +472,8 @@ def saved() -> dict[str, Any]:
     return copy.deepcopy(session.state_dict())
 
 
-def wider(model: nn.Module) -> None:
-    model.classifier.bias = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+def another_buffer(model: nn.Module) -> None:
+    model.register_buffer("extra", torch.zeros(2))
 
 
 def other_activation(model: nn.Module) -> None:
@@ -491,7 +491,7 @@ def other_heads(model: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (wider, r"weights\.classifier\.bias: torch\.float32 \[2\] there, torch\.float64 \[2\] here"),
+        (another_buffer, r"weights\.extra: absent there, torch\.float32 \[2\] here"),
         (other_activation, r"modules\.bert.*intermediate_act_fn: GELUActivation\(.*\) there, ReLU\(\) here"),
         (other_dropout, r"modules\.dropout: Dropout\(p=0\.\d, inplace=False\) there, Dropout\(p=0\.3"),
         (other_heads, r"config\.num_attention_heads: \d there, 1 here"),
