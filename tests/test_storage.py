@@ -172,3 +172,18 @@ def test_what_has_nothing_to_do_with_the_disk_is_not_blamed_on_it(task: Path, tm
     recipe = recipe_of(task, how="limit", disk="", enough=str(PLUGIN))
     with pytest.raises(PermissionError):
         run(recipe, tmp_path / "out", on_progress=fails)
+
+
+def test_whoever_resumes_is_told_of_a_damaged_checkpoint(
+    task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    recipe = recipe_of(task, how="limit", disk="", enough=str(PLUGIN))
+    run(recipe, out, upto=0.6)
+    (_, newest) = sorted((out / "checkpoints").iterdir())
+    os.truncate(newest / "model.safetensors", 1000)
+    with pytest.raises(SystemExit, match="^0$"):
+        main([*command(tmp_path, recipe, out), "--resume"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"checkpoint {newest.name} is damaged (model.safetensors differs from the manifest); using the one" in said
+    check_same(out, recipe, tmp_path / "undisturbed")
