@@ -111,7 +111,7 @@ def summary(differences: list[float], greater_is_better: bool = True) -> Summary
         study={"recipe": {}, "factors": ["stlr"], "design": "ablation", "seeds": list(seeds)}
         | {"metric": "accuracy", "alpha": 0.05, "correction": "holm"},
         configurations={"baseline": {"stlr": "off"}, "stlr": {"stlr": "stlr"}},
-        cells=tuple(PlannedCell(f"{name}/{seed}", name, seed) for seed in seeds for name in names),
+        cells=tuple(PlannedCell(f"{name}-{seed}", name, seed) for seed in seeds for name in names),
         left_out=(),
         greater_is_better=greater_is_better,
         valid_examples=50,
@@ -121,7 +121,7 @@ def summary(differences: list[float], greater_is_better: bool = True) -> Summary
     return summary_of(
         manifest,
         [
-            Trial(f"{name}/{seed}", name, {}, {}, seed, "finished", {"valid": {"accuracy": value}})
+            Trial(f"{name}-{seed}", name, {}, {}, seed, "finished", {"valid": {"accuracy": value}})
             for (name, seed), value in values.items()
         ],
     )

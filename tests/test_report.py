@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -43,7 +44,7 @@ def manifest(names: list[str], seeds: int, **study: object) -> Manifest:
     return Manifest(
         study=given | {"metric": "accuracy", "alpha": 0.05, **study},
         configurations=levels,
-        cells=tuple(PlannedCell(f"{name}/{seed}", name, seed) for seed in range(seeds) for name in names),
+        cells=tuple(PlannedCell(f"{name}-{seed}", name, seed) for seed in range(seeds) for name in names),
         left_out=({"name": f"stlr + {HOSTILE}", "reason": "both own the 'schedule' hook; pick one"},),
         greater_is_better=True,
         valid_examples=50,
@@ -57,7 +58,7 @@ def trial(name: str, seed: int, value: float | None, **more: object) -> Trial:
     metrics = {} if value is None else {"valid": {"accuracy": value}, "test": None}
     environment = {"python": "3.11", "tricks": {name: "finetricks 0.1.0"}}
     return Trial(
-        f"{name}/{seed}",
+        f"{name}-{seed}",
         name,
         {},
         {},
@@ -302,8 +303,8 @@ def rich() -> Summary:
     """Two tricks in all combinations on four seeds, one of them recommended and run on two fresh seeds."""
     names = {"baseline": ("off", "off"), "a": ("a", "off"), "b": ("off", "b"), "a + b": ("a", "b")}
     given = manifest(["baseline", "a", "b"], 4, design="factorial", strategy="sequential", equivalence=0.004)
-    compared = [PlannedCell(f"{name}/{seed}", name, seed) for seed in range(4) for name in names]
-    fresh = [PlannedCell(f"{name}/{seed}", name, seed, "confirm") for seed in (8, 9) for name in ("baseline", "a")]
+    compared = [PlannedCell(f"{name}-{seed}", name, seed) for seed in range(4) for name in names]
+    fresh = [PlannedCell(f"{name}-{seed}", name, seed, "confirm") for seed in (8, 9) for name in ("baseline", "a")]
     recommendation = {"configuration": "a", "tricks": {"a": {}}, "recipe": {"model": "minilm", "tricks": [{"a": {}}]}}
     means = {"baseline": 0.80, "a": 0.85, "b": 0.80, "a + b": 0.91}
     jitter = {name: 0.001 * index for index, name in enumerate(names)}
@@ -367,11 +368,13 @@ def test_learning_curves_and_plans_are_read_from_the_studys_folder(tmp_path: Pat
     assert learning_curves(tmp_path, given, ["stlr"]) == {"stlr": {1: [0.25] * 2, 2: [0.5] * 2, 3: [0.75] * 2}}
     assert learning_curves(tmp_path, replace(given, cells=tuple(cells)), ["stlr"]) == {}  # not yet run
     plan_path(tmp_path, 1).parent.mkdir()
-    plan_path(tmp_path, 1).write_text('<?xml version="1.0"?>\n<svg width="1"><path id="x"/><use href="#x"/></svg>')
+    plan_path(tmp_path, 1).write_text('<svg width="1"><script>alert(1)</script></svg>')
     text = render(summary_of(given, trials(2)), tmp_path)
     assert "accuracy over the epochs by configuration" in text
     assert "Learning rates and frozen layers of stlr over the run." in text
-    assert '<path id="plan-1-x"/><use href="#plan-1-x"/>' in text
+    drawn = base64.b64encode(plan_path(tmp_path, 1).read_bytes()).decode()
+    assert f'src="data:image/svg+xml;base64,{drawn}"' in text  # in an image a script is not run
+    assert "alert(1)" not in text
 
 
 def test_long_names_are_numbered_in_pictures_and_keep_their_place() -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -455,3 +459,94 @@ def test_a_model_without_a_loss_is_told_what_to_do() -> None:
     del batch["labels"]
     with pytest.raises(FinetricksError, match="put `labels` in the batch"):
         session.loss(batch)
+
+
+# -- whose state it is ---------------------------------------------------------------------------------------
+
+
+def saved() -> dict[str, Any]:
+    session = bound(tiny.Unfreeze())
+    for batch in itertools.islice(session.batches(), 3):
+        session.backward(session.loss(batch))
+        session.step()
+    return copy.deepcopy(session.state_dict())
+
+
+def another_buffer(model: nn.Module) -> None:
+    model.register_buffer("extra", torch.zeros(2))
+
+
+def other_activation(model: nn.Module) -> None:
+    model.bert.encoder.layer[0].intermediate.intermediate_act_fn = nn.ReLU()
+
+
+def other_dropout(model: nn.Module) -> None:
+    model.dropout.p = 0.3
+
+
+def other_heads(model: nn.Module) -> None:
+    model.config.num_attention_heads = 1
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (another_buffer, r"weights\.extra: absent there, torch\.float32 \[2\] here"),
+        (other_activation, r"modules\.bert.*intermediate_act_fn: GELUActivation\(.*\) there, ReLU\(\) here"),
+        (other_dropout, r"modules\.dropout: Dropout\(p=0\.\d, inplace=False\) there, Dropout\(p=0\.3"),
+        (other_heads, r"config\.num_attention_heads: \d there, 1 here"),
+    ],
+)
+def test_another_models_state_is_refused(change: Any, told: str) -> None:
+    model = tiny.bert()
+    change(model)
+    session = tiny.recipe(tiny.Unfreeze()).bind(model, tiny.loader())
+    before = copy.deepcopy(session.state_dict())
+    with pytest.raises(CheckpointError, match=told):
+        session.load_state_dict(saved())
+    assert session.global_step == 0
+    assert all(torch.equal(value, before["model"][name]) for name, value in session.model.state_dict().items())
+
+
+def test_an_edited_trick_is_refused_and_an_unrelated_upgrade_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    state = saved()
+    own = state["made_with"]["tricks"]["unfreeze"]
+    own["from"], source = "tricks-of-mine 1.0", own["source"]
+    state["made_with"]["versions"]["torch"] = "1.0"
+    bound(tiny.Unfreeze()).load_state_dict(state)
+    assert "unfreeze: tricks-of-mine 1.0 there, " in caplog.text
+    assert f"torch: 1.0 there, {torch.__version__.partition('+')[0]}" in caplog.text
+    own["source"] = "0" * len(source)
+    with pytest.raises(CheckpointError, match=r"the source of unfreeze \(tricks-of-mine 1\.0 there, .*tiny\.py here\)"):
+        bound(tiny.Unfreeze()).load_state_dict(state)
+
+
+def test_an_edit_of_a_plugin_file_is_seen(tmp_path: Path) -> None:
+    """In processes of their own: a class is what it was when it was imported."""
+    trick = (
+        "from finetricks import Trick, hookimpl\nclass Half(Trick):\n    @hookimpl\n    def schedule(self): return {}\n"
+    )
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+        "import torch, tiny; from half import Half\n"
+        "session = tiny.recipe(Half()).bind(tiny.bert(), tiny.loader())\n"
+        "path = sys.argv[1] + '/state.pt'\n"
+        "if sys.argv[3] == 'save': torch.save(session.state_dict(), path)\n"
+        "else: session.load_state_dict(torch.load(path, weights_only=True))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
+    (tmp_path / "half.py").write_text(trick.format(0.5))
+    subprocess.run([*command, "save"], check=True)
+    (tmp_path / "half.py").write_text(trick.format("0.25 + 0.25"))
+    done = subprocess.run([*command, "load"], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "the source of half (" in done.stderr
+
+
+@pytest.mark.parametrize("part", ["identity", "global_step", "model", "optimizer", "own"])
+def test_a_state_that_lacks_a_part_is_refused(part: str) -> None:
+    state = saved()
+    del state[part]
+    told = "does not say which run" if part == "identity" else f"the state lacks {part}"
+    with pytest.raises(CheckpointError, match=told):
+        bound(tiny.Unfreeze()).load_state_dict(state)

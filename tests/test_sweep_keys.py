@@ -15,11 +15,11 @@ from finetricks.catalog import installed
 from finetricks.errors import InputError
 from finetricks.recipe import Recipe
 from finetricks.runner import task_of
+from finetricks.source import hash_of_trick
 from finetricks.tasks import Task
 from finetricks.trick import Trick
 from finetricks_tuning.cell import CellMaker, Keys, hash_of_model, task_key
 from finetricks_tuning.rounds import at_most
-from finetricks_tuning.source import hash_of_trick
 from finetricks_tuning.study import Study
 
 TRICK = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,20 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, default_data_collator, set_seed
 
 import tiny
-from finetricks import CheckpointError, Progress, Recipe, RecipeError, Trick, TrickMixin, TrickTrainer, hookimpl
+from attacks import Attack
+from finetricks import (
+    CheckpointError,
+    Progress,
+    Recipe,
+    RecipeError,
+    Trick,
+    TrickMixin,
+    TrickTrainer,
+    hookimpl,
+    trainer_checkpoint,
+)
+from finetricks import trainer as trainer_module
+from finetricks.trainer_checkpoint import usable_checkpoint
 
 
 def losses_of(trainer: Trainer) -> list[float]:
@@ -203,16 +217,90 @@ def test_resume_after_kill_equals_uninterrupted_bit_for_bit(tmp_path: Path) -> N
     assert all(torch.equal(value, final[name]) for name, value in whole.model.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    "part", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "finetricks.pt"]
-)
-def test_a_checkpoint_that_lacks_a_part_is_refused_and_a_whole_one_offered(tmp_path: Path, part: str) -> None:
-    resumable(tmp_path).train()
-    (tmp_path / "checkpoint-20" / part).unlink()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the checkpoints of a training; copy it before use."""
+    folder = tmp_path_factory.mktemp("trained")
+    resumable(folder).train()
+    return folder
+
+
+PARTS = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "finetricks.pt"]
+
+
+@pytest.mark.parametrize("part", [*PARTS, "trainer_state.json"])
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered_or_used(
+    trained: Path, tmp_path: Path, part: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "trained")
+    path = folder / "checkpoint-24" / part
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    trainer = resumable(folder)
+    with pytest.raises(CheckpointError, match=rf"{part} differs .*; the newest whole one is .*checkpoint-20$"):
+        trainer.train(resume_from_checkpoint=str(folder / "checkpoint-24"))
+    assert usable_checkpoint(True, trainer.args) == folder / "checkpoint-20"
+    assert f"checkpoint-24 is damaged ({part} differs from the manifest); resuming from" in caplog.text
+
+
+def test_one_that_was_torn_before_it_was_sealed_is_no_checkpoint(trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "trained")
+    (folder / "checkpoint-24" / "finetricks.json").unlink()
+    assert usable_checkpoint(True, resumable(folder).args) == folder / "checkpoint-20"
+
+
+def test_old_checkpoints_go_once_the_new_one_is_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def sealing(folder: Path) -> None:
+        seen.append(sorted(path.name for path in tmp_path.glob("checkpoint-*")))
+        trainer_checkpoint.seal(folder)
+
+    monkeypatch.setattr(trainer_module, "seal", sealing)
+    resumable(tmp_path, save_total_limit=1, max_steps=15).train()
+    assert seen == [["checkpoint-5"], ["checkpoint-10", "checkpoint-5"], ["checkpoint-10", "checkpoint-15"]]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-15"]
+
+
+@pytest.mark.parametrize("form", ["pickle", "torch"])
+@pytest.mark.parametrize("part", [*PARTS, "pytorch_model.bin"])
+def test_opening_a_checkpoint_that_somebody_sent_executes_nothing(
+    trained: Path, tmp_path: Path, part: str, form: str
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "trained") / "checkpoint-20"
+    attack = Attack(tmp_path / "owned")
+    if part == "pytorch_model.bin":
+        (folder / "model.safetensors").unlink()
+    (folder / part).write_bytes(attack.as_file(form))
+    trainer_checkpoint.seal(folder)
+    wanted = Exception if part == "model.safetensors" else CheckpointError
+    with pytest.raises(wanted):
+        resumable(folder.parent).train(resume_from_checkpoint=str(folder))
+    attack.check_harmless_but_armed(folder / part)
+
+
+def test_the_arguments_that_a_trainer_has_pickled_are_never_opened(trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "trained") / "checkpoint-20"
+    attack = Attack(tmp_path / "owned")
+    (folder / "training_args.bin").write_bytes(attack.as_file("torch"))
+    trainer_checkpoint.seal(folder)
+    again = resumable(folder.parent)
+    again.train(resume_from_checkpoint=str(folder))
+    assert again.state.global_step == 24
+    attack.check_harmless_but_armed(folder / "training_args.bin")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_checkpoint_that_lacks_a_part_is_refused_and_a_whole_one_offered(
+    trained: Path, tmp_path: Path, part: str
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "trained")
+    (folder / "checkpoint-20" / part).unlink()
     with pytest.raises(CheckpointError) as error:
-        resumable(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
+        resumable(folder).train(resume_from_checkpoint=str(folder / "checkpoint-20"))
     assert f"lacks {part}" in str(error.value)
-    assert f"the newest whole one is {tmp_path / 'checkpoint-24'}" in str(error.value)
+    assert f"the newest whole one is {folder / 'checkpoint-24'}" in str(error.value)
 
 
 def test_resume_true_takes_the_newest_whole_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

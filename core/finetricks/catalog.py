@@ -100,8 +100,14 @@ class Catalog:
     def origin_of(self, name: str) -> str:
         """`distribution version` of an announced trick, or where else it comes from."""
         if name in self.classes:
-            return getattr(sys.modules.get(self.classes[name].__module__), "__file__", None) or "this program"
+            return self.origin_of_class(self.classes[name])
         return self.entries[name].origin if name in self.entries else "this program"
+
+    def origin_of_class(self, trick: type[Trick]) -> str:
+        """`distribution version` of the announced trick that `trick` is, or where else it comes from."""
+        target = f"{trick.__module__}:{trick.__qualname__}"
+        announced = (entry.origin for entry in self.entries.values() if entry.target == target)
+        return next(announced, None) or getattr(sys.modules.get(trick.__module__), "__file__", None) or "this program"
 
     def broken(self) -> dict[str, str]:
         """Load every announced trick; the reasons, by name, of those that cannot be used."""

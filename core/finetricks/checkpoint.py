@@ -9,20 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+import pickle
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from finetricks.atomic import flush
 from finetricks.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
+_NAME = re.compile(r"step-(\d+)")
 
 
 class Checkpoints:
@@ -38,35 +42,58 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Write `state` (its `model` is a state dict of tensors; the rest tensors and JSON values)."""
+        """Write `state` (its `model` is a state dict of tensors; the rest tensors and JSON values).
+
+        What cannot be written leaves the checkpoints as they were.
+        """
         final, partial = self.folder / f"step-{step:08d}", self.folder / f".step-{step:08d}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in self.folder.glob(".step-*.partial"):  # by a kill
+            shutil.rmtree(left)
         partial.mkdir(parents=True)
-        weights, aliases = _distinct(state["model"])
-        save_file(weights, partial / WEIGHTS)
-        torch.save({**state, "model": None, "aliases": aliases}, partial / STATE)
-        (partial / MANIFEST).write_text(json.dumps({name: _facts(partial / name) for name in (WEIGHTS, STATE)}))
-        for name in (WEIGHTS, STATE, MANIFEST):
-            _flush(partial / name)
-        shutil.rmtree(final, ignore_errors=True)
+        try:
+            self._write(partial, state)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if final.exists():
+            shutil.rmtree(final)
         partial.rename(final)
-        _flush(self.folder)
-        for old in self._all()[: -self.keep]:
+        flush(self.folder)
+        flush(self.folder.parent)
+        before = [folder for folder in self._all() if _step(folder) < step]
+        beyond = [folder for folder in self._all() if _step(folder) > step]  # passed over as damaged, on resuming
+        for old in [*before[: len(before) + 1 - self.keep], *beyond]:
             shutil.rmtree(old)
         return final
 
+    def _write(self, folder: Path, state: Mapping[str, Any]) -> None:
+        weights, aliases = _distinct(state["model"])
+        save_file(weights, folder / WEIGHTS)
+        torch.save({**state, "model": None, "aliases": aliases}, folder / STATE)
+        for name in (WEIGHTS, STATE):
+            flush(folder / name)
+        write_manifest(folder, (WEIGHTS, STATE), MANIFEST)
+
     def newest(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint's state; `None` when there is none. Says which ones it passed over."""
+        """The newest whole checkpoint's state; `None` when there is none. Says which ones it passed over.
+
+        Raises:
+            CheckpointError: there are some, and none is whole.
+        """
+        passed_over = []
         for folder in reversed(self._all()):
-            if reason := _damage(folder):
-                logger.warning("checkpoint %s is damaged (%s); using the one before", folder.name, reason)
+            try:
+                state = _read(folder)
+            except CheckpointError as error:
+                passed_over.append(f"checkpoint {folder.name} is damaged ({error})")
                 continue
-            state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
-            state["model"] = load_file(folder / WEIGHTS)
-            state["model"].update({name: state["model"][kept] for name, kept in state.pop("aliases").items()})
+            for what in passed_over:
+                logger.warning("%s; using the one before", what)
             return state
-        if self._all():
-            raise CheckpointError(f"no checkpoint in {self.folder} is whole; start again with --overwrite")
+        if passed_over:
+            raise CheckpointError(
+                f"no checkpoint in {self.folder} is whole: {'; '.join(passed_over)}; start again with --overwrite"
+            )
         return None
 
     def clear(self) -> None:
@@ -74,7 +101,71 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _all(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"))
+        return sorted(
+            (path for path in self.folder.glob("step-*") if path.is_dir() and _NAME.fullmatch(path.name)), key=_step
+        )
+
+
+def write_manifest(folder: Path, names: Iterable[str], manifest: str) -> None:
+    """Write the sizes and checksums of files that are on disk already, then flush it and the folder."""
+    (folder / manifest).write_text(json.dumps({name: _facts(folder / name) for name in names}))
+    flush(folder / manifest)
+    flush(folder)
+
+
+def damage(folder: Path, names: Iterable[str], manifest: str) -> str:
+    """What of `folder` is not as its manifest says; empty for a whole one."""
+    try:
+        found = json.loads((folder / manifest).read_bytes())
+        if not isinstance(found, dict):
+            return f"{manifest} is no JSON object"
+        if missing := [name for name in names if name not in found]:
+            return f"{manifest} does not know {', '.join(missing)}"
+        for name in found:
+            if not (folder / name).is_file():
+                return f"{name} is missing, or is no file"
+            if _facts(folder / name) != found[name]:
+                return f"{name} differs from the manifest"
+    except (OSError, ValueError, RecursionError) as error:
+        return f"{manifest}: {type(error).__name__}: {error}"
+    return ""
+
+
+@contextmanager
+def no_code(what: Path | str) -> Iterator[None]:
+    """Around `torch.load(..., weights_only=True)`: what it refuses is a `CheckpointError`.
+
+    torch's own message advises to load the file all the same.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{what} is torn, or holds more than tensors and plain values: it could execute code, and is not opened"
+        ) from None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """The state in a checkpoint. Raises `CheckpointError` for one that is torn, altered or forged."""
+    if reason := damage(folder, (WEIGHTS, STATE), MANIFEST):
+        raise CheckpointError(reason)
+    present = {path.name for path in folder.iterdir() if not path.name.startswith(".")}  # a file browser's are hidden
+    if others := sorted(present - {WEIGHTS, STATE, MANIFEST}):
+        raise CheckpointError(f"it also holds {', '.join(others)}")
+    try:
+        with no_code(STATE):
+            state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
+        weights = load_file(folder / WEIGHTS)
+        state["model"] = weights | {name: weights[kept] for name, kept in state.pop("aliases").items()}
+    except (MemoryError, CheckpointError):
+        raise
+    except Exception as error:  # its checksums are right, so somebody made it: it may raise anything
+        raise CheckpointError(f"it is not one of finetricks: {type(error).__name__}: {_first_line(error)}") from error
+    return state
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _distinct(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -97,20 +188,5 @@ def _facts(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _damage(folder: Path) -> str | None:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        for name in (WEIGHTS, STATE):
-            if _facts(folder / name) != manifest[name]:
-                return f"{name} differs from the manifest"
-    except (OSError, ValueError, KeyError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetricks.atomic import holds_nothing, is_partial, refuse_links, remove_partials, write_atomically
 from finetricks.checkpoint import Checkpoints
 from finetricks.errors import CheckpointError, InputError
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from finetricks.recipe import Recipe
 
 RECIPE, VERSIONS, METRICS, RESULT = "recipe.yaml", "versions.json", "metrics.jsonl", "result.json"
+OWN = frozenset({RECIPE, VERSIONS, METRICS, RESULT, "predictions", "model", "checkpoints"})
+"""All that a run's folder holds."""
 
 
 class RunFolder:
@@ -40,36 +42,53 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        return (self.path / RECIPE).is_file()
+        """Whether a run has begun here. A recipe alone is none: its author may keep it in a folder of their own."""
+        return (self.path / RECIPE).is_file() and (self.path / VERSIONS).is_file()
 
     def check(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         """Refuse what `recipe` may not be written to. Changes nothing.
 
         Raises:
             InputError: it holds another run and neither `resume` nor `overwrite` is asked for, or something that is no
-                run (which is never deleted).
+                part of a run (which is never deleted), or a symbolic link.
             CheckpointError: `resume` of another recipe, with what differs.
         """
         if resume and overwrite:
             raise InputError("resume and overwrite exclude one another: continue the run, or replace it")
         if self.path.is_file():
             raise InputError(f"{self.path} is a file; name a folder")
-        if not self.path.is_dir() or holds_nothing(self.path, partial_name(RECIPE)):
+        if not self.path.is_dir() or holds_nothing(self.path, {VERSIONS}):
             return
         if not self.is_run:
             raise InputError(f"{self.path} is not empty and holds no run; name a new or an empty folder")
+        refuse_links(self.path)
         if resume:
             self._check_same(recipe)
         elif not overwrite:
             raise InputError(f"{self.path} already holds a run: --resume continues it, --overwrite replaces it")
+        elif others := sorted(path.name for path in self.path.iterdir() if not _is_own(path.name)):
+            raise InputError(
+                f"{self.path} also holds {', '.join(others[:3])}, which no run has written and --overwrite would "
+                "delete; move it away, or name another folder"
+            )
 
     def begin(self, recipe: Recipe, *, resume: bool) -> None:
         """Make the folder ready for a run of `recipe`; without `resume` the run that it holds is removed."""
-        if not resume and self.is_run:
-            shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / RECIPE, recipe.to_yaml())
+        if not resume:
+            self.clear()
+        for folder in (self.path, self.path / "predictions"):
+            if folder.is_dir():
+                remove_partials(folder)
         write_atomically(self.path / VERSIONS, json.dumps(versions(recipe), indent=2) + "\n")
+        write_atomically(self.path / RECIPE, recipe.to_yaml())  # from here on it is a run's
+
+    def clear(self) -> None:
+        """Remove the run, and nothing else. What says that it is one goes last: a kill leaves it to be removed."""
+        last = (RECIPE, VERSIONS)
+        for path in sorted(self.path.iterdir(), key=lambda path: last.index(path.name) + 1 if path.name in last else 0):
+            if _is_own(path.name):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def _check_same(self, recipe: Recipe) -> None:
         from finetricks.recipe import determining
@@ -93,24 +112,8 @@ class RunFolder:
         write_atomically(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def holds_nothing(folder: Path, *left: str) -> bool:
-    """Whether a folder is empty, but for the names in `left`: what a kill leaves before anything is there."""
-    return all(path.name in left for path in folder.iterdir())
-
-
-def partial_name(name: str) -> str:
-    """What the file `name` is called while it is written."""
-    return f".{name}.partial"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole: a reader, or a kill, sees the old content or the new."""
-    partial = path.with_name(partial_name(path.name))
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def _is_own(name: str) -> bool:
+    return name in OWN or is_partial(name)
 
 
 def versions(recipe: Recipe) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetricks.distributed import Ranks
-from finetricks.errors import CheckpointError, Diverged, InputError, NotFinite
+from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputError, NotFinite
 from finetricks.folder import RunFolder
 from finetricks.layer_pass import without
 from finetricks.layers import find_layers
 from finetricks.plan import Plan, compile_plan, total_steps
 from finetricks.session import Session
+from finetricks.storage import StorageError, storage_problem
 from finetricks.tasks import Task, load_task
 from finetricks.tasks.encode import added_columns, loader, truncate
 from finetricks.tasks.held_out import hold_out
@@ -68,6 +69,7 @@ def run(
     save_model: bool = True,
     upto: float = 1.0,
     on_progress: OnProgress | None = None,
+    trust_remote_code: bool = False,
 ) -> Result:
     """Train `recipe` and write the run's folder `out`.
 
@@ -82,12 +84,14 @@ def run(
         upto: the share of the steps after which the run is put down, with a checkpoint and the metrics on valid so far;
             `resume` goes on from there, and comes to what a run in one go does.
         on_progress: called with (steps done, total steps, the metrics on valid if it was evaluated or None).
+        trust_remote_code: execute code that comes with the model. No recipe can ask for it.
 
     Raises:
         InputError: the recipe, its data, its model or the folder cannot be used.
         CheckpointError: on resuming, for a run of another recipe or of other data.
         Diverged: the loss, the gradient or a score is no longer finite.
         OtherRankFailed: another process of the group failed.
+        StorageError: `out` can no longer be written; the run can be resumed from its last checkpoint once it can.
     """
     folder, ranks = RunFolder(out), Ranks.current()
     ranks.of_first(lambda: folder.check(recipe, resume=resume, overwrite=overwrite))
@@ -95,15 +99,18 @@ def run(
         return Result(**{**done, "notes": tuple(done["notes"])}, folder=folder.path)
     with _threads(recipe.training.threads):
         with ranks.together():
-            task = task or task_of(recipe)
-        return _Run(recipe, task, folder, ranks, resume=resume).train(save_model, upto, on_progress)
+            task = task or task_of(recipe, trust_remote_code)
+        with _telling(folder.path):
+            return _Run(recipe, task, folder, ranks, resume=resume).train(save_model, upto, on_progress)
 
 
-def task_of(recipe: Recipe) -> Task:
+def task_of(recipe: Recipe, trust_remote_code: bool = False) -> Task:
     """Load the task that a recipe names. Raises `InputError` when it names no model or no data."""
     if recipe.model is None or recipe.data is None:
         raise InputError("a run needs `model` and `data`: the recipe names only tricks, for a loop of your own")
-    return load_task(recipe.model, recipe.data, max_length=recipe.training.max_length)
+    return load_task(
+        recipe.model, recipe.data, max_length=recipe.training.max_length, trust_remote_code=trust_remote_code
+    )
 
 
 def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
@@ -363,6 +370,19 @@ class _Run:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    """Within the block, whatever comes of a disk that cannot be written is a `StorageError`."""
+    try:
+        yield
+    except FinetricksError:
+        raise
+    except Exception as failure:
+        if reason := storage_problem(failure, folder):
+            raise StorageError(folder, reason, "run") from failure
+        raise
 
 
 @contextmanager

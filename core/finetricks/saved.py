@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_model as load_weights
 from transformers import AutoModelForSequenceClassification
 
-from finetricks.errors import InputError
+from finetricks.errors import InputError, ModelError
 from finetricks.folder import RECIPE, RunFolder
 from finetricks.recipe import Recipe
 from finetricks.settings import Data
@@ -27,22 +28,30 @@ if TYPE_CHECKING:
     from finetricks.catalog import Catalog
 
 
-def load(folder: str | Path, catalog: Catalog | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    folder: str | Path, catalog: Catalog | None = None, *, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model of a finished run, with the structure that its tricks gave it, and its tokenizer.
 
     Args:
         catalog: where the recipe's tricks are looked up; the installed ones by default.
+        trust_remote_code: execute code that comes with the model.
 
     Raises:
         InputError: the folder holds no finished run with a model.
     """
     run = _finished(folder)
     written = _written(run)
-    return _load(run, _recipe(written, catalog), _columns(written))
+    return _load(run, _recipe(written, catalog), _columns(written), trust_remote_code)
 
 
 def predict(
-    folder: str | Path, file: str | Path, *, batch_size: int = 64, catalog: Catalog | None = None
+    folder: str | Path,
+    file: str | Path,
+    *,
+    batch_size: int = 64,
+    catalog: Catalog | None = None,
+    trust_remote_code: bool = False,
 ) -> pd.DataFrame:
     """Label the rows of a file with a finished run's model, as it is.
 
@@ -58,7 +67,7 @@ def predict(
     written = _written(run)
     columns = _columns(written)
     recipe = _recipe(written, catalog)
-    model, tokenizer = _load(run, recipe, columns)
+    model, tokenizer = _load(run, recipe, columns, trust_remote_code)
     kind, labels = head_of(model.config)
     table = read_table(file)
     stack, about = recipe.stack(), _about(recipe, tokenizer, columns, model.config)
@@ -74,7 +83,7 @@ def predict(
 
 def _finished(folder: str | Path) -> RunFolder:
     run = RunFolder(folder)
-    if not run.is_run:
+    if not (run.path / RECIPE).is_file():
         raise InputError(f"{run.path} holds no run: it has no {RECIPE}")
     if run.result() is None:
         raise InputError(f"{run.path} holds no finished run with a model; finish it with --resume")
@@ -97,18 +106,23 @@ def _recipe(written: dict[str, Any], catalog: Catalog | None) -> Recipe:
     return Recipe(tricks=written["tricks"], training=written["training"], layers=written.get("layers"), catalog=catalog)
 
 
-def _load(run: RunFolder, recipe: Recipe, columns: tuple[str, ...]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(
+    run: RunFolder, recipe: Recipe, columns: tuple[str, ...], trust: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     stack = recipe.stack()
     if not stack.changes_structure:
-        return load_saved(run.model)
+        return load_saved(run.model, trust=trust)
     # What tricks built into the model and did not take off again is built in afresh, and then given the weights.
-    tokenizer = load_tokenizer(str(run.model))
-    config = load_config(str(run.model))
+    tokenizer = load_tokenizer(str(run.model), trust=trust)
+    config = load_config(str(run.model), trust=trust)
     with seeded(0):
-        model = AutoModelForSequenceClassification.from_config(config)
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust)
     model = stack.build(model, recipe.streams.init, **_about(recipe, tokenizer, columns, config))
     stack.finish(model)  # what the run took off, before it wrote its weights
-    load_weights(model, run.model / REBUILT_WEIGHTS)
+    try:
+        load_weights(model, run.model / REBUILT_WEIGHTS)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{run.model / REBUILT_WEIGHTS} does not hold this model's weights: {error}") from None
     return model.eval(), tokenizer
 
 

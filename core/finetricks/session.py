@@ -23,15 +23,19 @@ from finetricks.layers import Layers, find_layers
 from finetricks.optimizers import create_optimizer, named_groups
 from finetricks.order import Order, unshuffled
 from finetricks.plan import Plan, compile_plan, total_steps
+from finetricks.provenance import check_made_with, made_with
 from finetricks.stack import Criterion, Stack
 from finetricks.step import Step
 from finetricks.streams import child, seeded
+from finetricks.structure import structure
 from finetricks.wrapped import inside_forward
 
 if TYPE_CHECKING:
     from finetricks.recipe import Recipe
     from finetricks.streams import Streams
 
+
+_PARTS = ("global_step", "model", "optimizer", "scheduler", "decisions", "own")
 
 STOP = "stop"
 """The decision that ends a run."""
@@ -91,6 +95,8 @@ class Session:
         self._replan = replan
         self._micro_batch = 0
         self._resumed_rng: dict[str, torch.Tensor] | None = None
+        self._structure = structure(model)
+        self._made_with = made_with(stack.tricks)
 
     @classmethod
     def bind(
@@ -401,7 +407,10 @@ class Session:
     # -- what is saved -----------------------------------------------------------------------------------
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with: the tricks, the groups by name, the plan, the streams. JSON values."""
+        """What a checkpoint must agree with: the tricks, the model, the groups by name, the plan, the streams.
+
+        JSON values.
+        """
         return {
             "tricks": {name: trick.model_dump(mode="json") for name, trick in self.stack.tricks},
             "groups": {group.name: list(group.parameters) for group in self.plan.groups},
@@ -410,18 +419,35 @@ class Session:
             "streams": None if self.streams is None else vars(self.streams),
             "ranks": self._ranks.size,
             "plan": self._plan_before_training.fingerprint(),
+            **self._structure,
         }
 
-    def check_identity(self, other: Mapping[str, Any]) -> None:
-        """Raise `CheckpointError`, with what differs, when `other` is the identity of another run (rule 5)."""
+    def check_identity(self, other: Any, made_with: Any = None) -> None:
+        """Raise `CheckpointError`, with what differs, when `other` is the identity of another run (rule 5).
+
+        Args:
+            made_with: what the checkpoint says that it was made with. A trick with another source is refused, too; what
+                else differs is said.
+        """
         own = self.identity()
-        differing = [key for key in own if own[key] != other.get(key)]
+        if not isinstance(other, Mapping) or not own.keys() <= other.keys():
+            raise CheckpointError(
+                "the checkpoint was made by another version of finetricks, or by something else: it does not say which "
+                "run it belongs to. Start anew"
+            )
+        differing = [key for key in own if own[key] != other[key]]
         if not differing:
+            check_made_with(made_with, self._made_with)
             return
-        details = [_difference(key, own[key], other.get(key)) for key in differing if key != "plan"]
+        details = [_difference(key, own[key], other[key]) for key in differing if key != "plan"]
         if not details:
             details = ["the plan: learning rates, weight decay or frozen layers"]
         raise CheckpointError("the checkpoint belongs to another run; what differs: " + "; ".join(details))
+
+    @property
+    def made_with(self) -> Mapping[str, Any]:
+        """Versions, and the source of the tricks."""
+        return self._made_with
 
     def state_dict(self) -> dict[str, Any]:
         """All that resume needs, for `torch.save`; it can be loaded with `weights_only=True`.
@@ -441,6 +467,7 @@ class Session:
             )
         return {
             "identity": self.identity(),
+            "made_with": dict(self._made_with),
             "global_step": self.global_step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -450,8 +477,15 @@ class Session:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken. Raises `CheckpointError` for another run's state."""
-        self.check_identity(state["identity"])
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            CheckpointError: the state is another run's, another model's, or made with another source of a trick; or it
+                lacks a part. The session is as it was.
+        """
+        self.check_identity(state.get("identity"), state.get("made_with"))
+        if missing := [part for part in _PARTS if part not in state]:
+            raise CheckpointError(f"the state lacks {', '.join(missing)}; give one that session.state_dict() made")
         self.global_step = state["global_step"]
         own = state["own"][self._ranks.rank if len(state["own"]) > 1 else 0]
         self.recall(own["tricks"], state["decisions"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, Subset
 from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.trainer_utils import rotate_checkpoints
 
 from finetricks.arguments import check_arguments
+from finetricks.checkpoint import no_code
 from finetricks.errors import FinetricksError
 from finetricks.layer_pass import taken, undisturbed, without
 from finetricks.layers import find_layers
@@ -33,7 +36,7 @@ from finetricks.stack import Criterion, Stack
 from finetricks.streams import Streams, child, seeded
 from finetricks.tasks.encode import added_columns
 from finetricks.tasks.splits import draw_rows
-from finetricks.trainer_checkpoint import load_tricks, save_tricks, usable_checkpoint
+from finetricks.trainer_checkpoint import load_tricks, save_tricks, seal, usable_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -362,16 +365,43 @@ class TrickMixin(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         assert self.session is not None
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            # Before the Trainer's own parts: what it writes last marks a whole checkpoint.
-            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             save_tricks(folder, self.session)
-        super()._save_checkpoint(model, trial)
+        with self._keeping_all():
+            super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(folder)
+            rotate_checkpoints(
+                output_dir=str(folder.parent),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    @contextmanager
+    def _keeping_all(self) -> Iterator[None]:
+        """Without removing old checkpoints: they are needed until the new one is sealed."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield
+        finally:
+            self.args.save_total_limit = limit
+
+    def _load_from_checkpoint(self, *args: Any, **keywords: Any) -> None:
+        with no_code(f"the weights in {self._checkpoint}"):
+            super()._load_from_checkpoint(*args, **keywords)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with no_code(f"the random state in {checkpoint}"):
+            super()._load_rng_state(checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and self.session is not None:
             load_tricks(Path(checkpoint), self.session)
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with no_code(f"the optimizer's or the scheduler's state in {checkpoint}"):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
 
 def _added(given: Any, changed: Any) -> tuple[str, ...]:

@@ -1,4 +1,8 @@
-"""A Trainer's checkpoints with a recipe: what is added to them, and which of them can be resumed from exactly."""
+"""A Trainer's checkpoints with a recipe: what is added to them, and which of them can be resumed from exactly.
+
+The Trainer writes its parts in place. What makes them trustworthy comes last: `finetricks.json` with the size and
+checksum of each, after all of them are on disk.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from finetricks.atomic import flush
+from finetricks.checkpoint import damage, no_code, write_manifest
 from finetricks.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRICKS_FILE = "finetricks.pt"
+TRICKS_FILE, MANIFEST = "finetricks.pt", "finetricks.json"
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -30,52 +36,79 @@ def save_tricks(folder: Path, session: Session) -> None:
     """Write the session's identity and what the tricks remember into a checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     remembered = {"tricks": session.state, "decisions": dict(session.plan.decisions)}
-    torch.save({"identity": session.identity(), **remembered}, folder / TRICKS_FILE)
+    own = {"identity": session.identity(), "made_with": dict(session.made_with), **remembered}
+    torch.save(own, folder / TRICKS_FILE)
+
+
+def seal(folder: Path) -> None:
+    """Flush all that a checkpoint holds, and then write its manifest."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST]
+    for path in files:
+        flush(path)
+    write_manifest(folder, [path.relative_to(folder).as_posix() for path in files], MANIFEST)
+    flush(folder.parent)
 
 
 def load_tricks(folder: Path, session: Session) -> None:
-    """Read it back. Raises `CheckpointError` when the checkpoint belongs to another run."""
-    saved = torch.load(folder / TRICKS_FILE, weights_only=True, map_location="cpu")
-    session.check_identity(saved["identity"])
+    """Read it back.
+
+    Raises:
+        CheckpointError: the checkpoint belongs to another run, was made with another source of a trick, or is forged.
+    """
+    with no_code(folder / TRICKS_FILE):
+        saved = torch.load(folder / TRICKS_FILE, weights_only=True, map_location="cpu")
+    session.check_identity(saved["identity"], saved.get("made_with"))
     session.recall(saved["tricks"], saved["decisions"])
 
 
-def missing_parts(folder: Path, world_size: int = 1) -> list[str]:
-    """What `folder` lacks of what an exact resume needs; empty for a whole checkpoint."""
+def why_not_whole(folder: Path, world_size: int = 1) -> str:
+    """What keeps an exact resume from starting at `folder`, `lacks optimizer.pt` say; empty for a whole checkpoint."""
     parts = ["optimizer.pt", "scheduler.pt", TRICKS_FILE, "trainer_state.json"]
     parts += ["rng_state.pth"] if world_size <= 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
-    missing = [part for part in parts if not (folder / part).is_file()]
-    return missing if any((folder / name).is_file() for name in WEIGHTS) else ["model.safetensors", *missing]
+    missing = [part for part in (*parts, MANIFEST) if not (folder / part).is_file()]
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        missing = ["model.safetensors", *missing]
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    found = damage(folder, parts, MANIFEST)
+    return f"is damaged ({found})" if found else ""
 
 
 def usable_checkpoint(asked: str | bool | None, args: TrainingArguments) -> Path | None:
     """The checkpoint to resume from: the one asked for, or for `True` the newest whole one.
 
     Raises:
-        CheckpointError: the one asked for lacks a part (the Trainer would start with a fresh optimizer in silence);
-            the newest whole one is offered. Or `args.ignore_data_skip`, which makes a resume inexact.
+        CheckpointError: the one asked for lacks a part (the Trainer would start with a fresh optimizer in silence) or
+            is damaged; the newest whole one is offered. Or `args.ignore_data_skip`, which makes a resume inexact.
     """
     if asked is None or asked is False:
         return None
     if args.ignore_data_skip:
         raise CheckpointError("ignore_data_skip=True starts the epoch again on resume; an exact resume needs it False")
-    root = Path(args.output_dir) if asked is True else Path(asked).parent
-    whole = [folder for folder in _checkpoints(root) if not missing_parts(folder, args.world_size)]
     if asked is True:
-        if not whole:
-            raise CheckpointError(f"no whole checkpoint in {root}")
-        for newer in _checkpoints(root)[_checkpoints(root).index(whole[-1]) + 1 :]:
-            logger.warning(
-                "%s lacks %s; resuming from %s",
-                newer,
-                ", ".join(missing_parts(newer, args.world_size)),
-                whole[-1],
-            )
-        return whole[-1]
-    if missing := missing_parts(Path(asked), args.world_size):
-        offer = f"; the newest whole one is {whole[-1]}" if whole else f", and no other checkpoint in {root} is whole"
-        raise CheckpointError(f"{asked} lacks {', '.join(missing)}, so a resume from it would not be exact{offer}")
-    return Path(asked)
+        root = Path(args.output_dir)
+        newest, passed_over = _newest_whole(root, args.world_size)
+        if newest is None:
+            raise CheckpointError("; ".join([f"no whole checkpoint in {root}", *passed_over]))
+        for reason in passed_over:
+            logger.warning("%s; resuming from %s", reason, newest)
+        return newest
+    folder = Path(asked)
+    if reason := why_not_whole(folder, args.world_size):
+        newest, _ = _newest_whole(folder.parent, args.world_size)
+        offer = f"; the newest whole one is {newest}" if newest else f", and no other in {folder.parent} is whole"
+        raise CheckpointError(f"{folder} {reason}, so a resume from it would not be exact{offer}")
+    return folder
+
+
+def _newest_whole(root: Path, world_size: int) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint, and what is wrong with those that are newer."""
+    passed_over: list[str] = []
+    for folder in reversed(_checkpoints(root)):
+        if not (reason := why_not_whole(folder, world_size)):
+            return folder, passed_over
+        passed_over.append(f"{folder} {reason}")
+    return None, passed_over
 
 
 def _checkpoints(root: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from scipy import stats
 
-from finetricks.folder import write_atomically
+from finetricks.atomic import write_atomically
 from finetricks_tuning.effects import HELPS, HURTS, UNDECIDED, Effect
 from finetricks_tuning.statistics import correct
 from finetricks_tuning.summary import FILE, Summary

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetricks.recipe import Recipe
+from finetricks.source import hash_of_core, hash_of_trick
 from finetricks.trick import input_files
 from finetricks_tuning.configurations import Configuration
-from finetricks_tuning.source import hash_of_core, hash_of_trick
 
 if TYPE_CHECKING:
     from finetricks.tasks import Task

@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetricks.errors import CheckpointError, Diverged, FinetricksError
-from finetricks.folder import versions
+from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputError
+from finetricks.folder import RunFolder, versions
 from finetricks.recipe import Recipe
+from finetricks.storage import StorageError, storage_problem
 from finetricks_tuning.cell import Cell, task_key
 from finetricks_tuning.ledger import DIVERGED, FAILED, FINISHED, Trial
-from finetricks_tuning.storage import StorageError, storage_problem
+from finetricks_tuning.redact import redacted
 
 if TYPE_CHECKING:
     from finetricks.runner import Result
@@ -113,7 +114,7 @@ def run_cell(
     except Exception as failure:
         if reason := storage_problem(failure, place):
             raise StorageError(folder, reason) from failure
-        trial = replace(trial, error=_told(failure), seconds=time.perf_counter() - started)
+        trial = replace(trial, error=redacted(_told(failure)), seconds=time.perf_counter() - started)
     else:
         metrics = {"valid": _finite(result.valid), "test": None if result.test is None else _finite(result.test)}
         warnings = tuple(note for note in result.notes if note not in task.notes)
@@ -132,13 +133,20 @@ def _run(order: CellOrder, recipe: Recipe, place: Path, task: Task, run: Run | N
     try:
         return run(recipe, place, resume=True, task=task)
     except CheckpointError:  # damaged, or the study was moved: the key is the same, and there is nothing to go on from
-        shutil.rmtree(place)
+        RunFolder(place).clear()
         return run(recipe, place, task=task)
 
 
 def cell_folder(folder: Path, key: str) -> Path:
-    """Where a cell of the study in `folder` is run."""
-    return folder / CELLS / key[:16]
+    """Where a cell of the study in `folder` is run.
+
+    Raises:
+        InputError: the key, which may be from a file that somebody sent, is none, and could lead out of the folder.
+    """
+    name = key[:16]
+    if not name or name in (".", "..") or any(letter in "/\\\0" for letter in name):
+        raise InputError(f"{key!r} is no key of a cell: it names no folder of its own")
+    return folder / CELLS / name
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetricks.cli.console import messages, output, print_json, quiet_libraries, warn, working
-from finetricks.cli.options import AsJson, Plugins, Settings, catalog_with
+from finetricks.cli.literal import echo
+from finetricks.cli.options import AsJson, Plugins, Settings, Trust, catalog_with
 from finetricks.errors import InputError
 
 
@@ -58,6 +59,7 @@ def sweep(
     loggers: Annotated[
         list[str] | None, typer.Option("--logger", metavar="NAME", help="Also log to tensorboard, mlflow or wandb.")
     ] = None,
+    trust_remote_code: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a study: which tricks help on this model and data?"""
@@ -77,13 +79,14 @@ def sweep(
         warn(f"left out: {left_out.name}: {left_out.reason}")
     quiet_libraries()
     if out is None or dry_run:
-        _tell_dry_run(checked, out, as_json, overwrite=overwrite, retry_failed=retry_failed, address=address)
+        how = {"overwrite": overwrite, "retry_failed": retry_failed, "trust_remote_code": trust_remote_code}
+        _tell_dry_run(checked, out, as_json, address=address, **how)
         return
     from finetricks_tuning.live import watching
     from finetricks_tuning.sweep import sweep as run_study
     from finetricks_tuning.sweep_each import sweep_each
 
-    command = _command(study, out, settings or (), plugins or ())
+    command = _command(study, out, settings or (), plugins or ()) + " --trust-remote-code" * trust_remote_code
     with watching(messages()) as show:
         summary = (sweep_each if checked.data_sets else run_study)(
             checked,
@@ -94,6 +97,7 @@ def sweep(
             address=address,
             on_update=show,
             command=command,
+            trust_remote_code=trust_remote_code,
         )
     _tell(summary, out, as_json)
     if not summary.complete:
@@ -116,14 +120,14 @@ def report(
     from finetricks_tuning.results import results_of, write_results
 
     if form is not Form.html:
-        from finetricks.folder import write_atomically
+        from finetricks.atomic import write_atomically
         from finetricks_tuning.formats import FORMATS
 
         if watch or as_json:
             raise InputError("--watch and --json are for the report as a page: leave --format out")
         text = FORMATS[form.value](results_of(folder), folder)
         if out is None:
-            typer.echo(text, nl=False)
+            echo(text)
         else:
             write_atomically(out, text)
         return
@@ -174,19 +178,14 @@ def export_optuna(
     output().print(f"{written} trials written to {storage} as {name}", markup=False, soft_wrap=True)
 
 
-def _tell_dry_run(
-    study: Study, out: Path | None, as_json: bool, *, overwrite: bool, retry_failed: bool, address: str | None
-) -> None:
+def _tell_dry_run(study: Study, out: Path | None, as_json: bool, *, address: str | None, **how: bool) -> None:
     from finetricks_tuning.data_sets import FOLDER
     from finetricks_tuning.dry_run import dry_run
 
     parts = study.data_sets or {"": study}
     with working("timing a few steps ..."):
         folders = {name: out / FOLDER / name if out and name else out for name in parts}
-        found = {
-            name: dry_run(one, folders[name], overwrite=overwrite, retry_failed=retry_failed, address=address)
-            for name, one in parts.items()
-        }
+        found = {name: dry_run(one, folders[name], address=address, **how) for name, one in parts.items()}
     seconds = sum(one.seconds for one in found.values())
     if as_json:
         told = {name: one.to_dict() for name, one in found.items()}

@@ -74,6 +74,7 @@ def dry_run(
     overwrite: bool = False,
     retry_failed: bool = False,
     address: str | None = None,
+    trust_remote_code: bool = False,
 ) -> DryRun:
     """Say what `sweep` would run with the same arguments. Writes nothing.
 
@@ -95,7 +96,7 @@ def dry_run(
         check_address(address)
     from finetricks_tuning.engine import Resources, count_slots
 
-    prepared = prepare(study)
+    prepared = prepare(study, trust_remote_code=trust_remote_code)
     recorded = set() if folder is None or overwrite else _recorded(folder, retry_failed)
     planned = at_most(study, prepared.make)
     cells = [cell for cell in planned if cell.key not in recorded]

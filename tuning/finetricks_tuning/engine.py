@@ -16,12 +16,12 @@ import ray
 from ray import tune
 
 from finetricks.errors import FinetricksError, InputError
+from finetricks.storage import StorageError
 from finetricks_tuning import preflight
 from finetricks_tuning.interrupts import first_interrupt
 from finetricks_tuning.loggers import CellLoggers
 from finetricks_tuning.preflight import Needs, Node
 from finetricks_tuning.searcher import CellSearcher
-from finetricks_tuning.storage import StorageError
 from finetricks_tuning.worker import STOP, CellWorker, Plugins
 
 if TYPE_CHECKING:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from finetricks.atomic import holds_nothing, is_partial, refuse_links, write_atomically
 from finetricks.errors import InputError
-from finetricks.folder import holds_nothing, partial_name, write_atomically
 from finetricks.recipe import Recipe
 from finetricks_tuning.study import Study
 
 STUDY, LOCK = "study.yaml", ".lock"
+FILES = ("trials.jsonl", "cells.json", "summary.json", "report.html", ".stop", ".hold")
+FOLDERS = ("cells", "data_sets", "plans", "tensorboard", "mlflow", "wandb")
+OWN = frozenset({STUDY, LOCK, *FILES, *FOLDERS})
+"""All that a study's folder holds."""
+
+HOUR = 3600.0  # seconds; a file is written in far less
 
 
 def check_folder(folder: Path, study: Study, *, resume: bool, overwrite: bool) -> None:
@@ -22,20 +30,29 @@ def check_folder(folder: Path, study: Study, *, resume: bool, overwrite: bool) -
 
     Raises:
         InputError: the folder holds a study and neither `resume` nor `overwrite` is asked for; it holds another study
-            than the one to resume; or it holds something that is no study (which is never deleted).
+            than the one to resume; or it holds something that is no part of a study (which is never deleted), or a
+            symbolic link.
     """
     if resume and overwrite:
         raise InputError("resume and overwrite exclude one another: continue the study, or replace it")
     if folder.is_file():
         raise InputError(f"{folder} is a file; name a folder")
-    if not folder.is_dir() or holds_nothing(folder, LOCK, partial_name(STUDY)):
+    if not folder.is_dir():
         return
     if not (folder / STUDY).is_file():
+        if holds_nothing(folder, {LOCK}):
+            return
         raise InputError(f"{folder} is not empty and holds no study; name a new or an empty folder")
+    refuse_links(folder)
     if resume:
         _check_extends(study, Study.load(folder / STUDY, catalog=study.catalog), folder)
     elif not overwrite:
         raise InputError(f"{folder} already holds a study: --resume continues it, --overwrite replaces it")
+    elif others := sorted(path.name for path in folder.iterdir() if not _is_own(path.name)):
+        raise InputError(
+            f"{folder} also holds {', '.join(others[:3])}, which no study has written and --overwrite would delete; "
+            "move it away, or name another folder"
+        )
 
 
 def with_more_seeds(study: Study, folder: Path, count: int) -> Study:
@@ -62,7 +79,7 @@ def writing(folder: Path, study: Study, *, overwrite: bool) -> Iterator[None]:
     lock = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
+        file = os.fdopen(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "wb")
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}; name another folder") from None
     with file:
@@ -72,12 +89,23 @@ def writing(folder: Path, study: Study, *, overwrite: bool) -> Iterator[None]:
             raise InputError(f"another sweep is at work in {folder}; wait for it, or name another folder") from None
         if overwrite:
             for path in folder.iterdir():
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                elif path != lock:
-                    path.unlink()
+                if path.name in (LOCK, STUDY) or not _is_own(path.name):
+                    continue  # the study is replaced: without it a kill would leave a folder that holds none
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _remove_old_partials(folder)
         write_atomically(folder / STUDY, study.to_yaml())
         yield
+
+
+def _remove_old_partials(folder: Path) -> None:
+    """Remove what killed writers have left, but not what `report --watch` may be writing at this moment."""
+    for path in folder.iterdir():
+        if is_partial(path.name) and time.time() - path.stat().st_mtime > HOUR:
+            path.unlink(missing_ok=True)
+
+
+def _is_own(name: str) -> bool:
+    return name in OWN or is_partial(name) or name.startswith(".preflight-")
 
 
 def _check_extends(study: Study, before: Study, folder: Path) -> None:

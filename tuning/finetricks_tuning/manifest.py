@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetricks.atomic import write_atomically
 from finetricks.errors import InputError
-from finetricks.folder import write_atomically
 
 FILE = "cells.json"
 TUNE, START, COMPARE, CONFIRM = "tune", "start", "compare", "confirm"

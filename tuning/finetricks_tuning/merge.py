@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetricks.atomic import refuse_links, write_atomically
 from finetricks.catalog import Catalog
 from finetricks.errors import InputError
-from finetricks.folder import write_atomically
 from finetricks_tuning.cell import DATA_SOURCES
 from finetricks_tuning.cell_run import cell_folder
 from finetricks_tuning.folder import STUDY, writing
@@ -42,6 +42,7 @@ class Part:
     @classmethod
     def read(cls, folder: Path, catalog: Catalog | None) -> Part:
         manifest = Manifest.read(folder)  # says so when there is no study
+        refuse_links(folder)  # what they point to would be copied
         trials, _ = Ledger(folder / LEDGER).read()
         return cls(folder, Study.load(folder / STUDY, catalog=catalog), manifest, trials)
 

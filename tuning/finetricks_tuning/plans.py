@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,10 +52,9 @@ def plan_path(folder: Path, index: int) -> Path:
     return folder / FOLDER / f"{index}.svg"
 
 
-def read_plan(folder: Path, index: int) -> str:
-    """The picture, to stand in a page beside others; empty where there is none."""
+def read_plan(folder: Path, index: int) -> bytes:
+    """The picture; empty where there is none."""
     try:
-        svg = plan_path(folder, index).read_text(encoding="utf-8")
+        return plan_path(folder, index).read_bytes()
     except OSError:
-        return ""
-    return re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>plan-{index}-", svg[svg.index("<svg") :])
+        return b""

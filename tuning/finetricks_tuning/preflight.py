@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from finetricks.catalog import installed
 from finetricks.errors import InputError, Problem
+from finetricks.source import hash_of_core, hash_of_module
 from finetricks.trick import input_files
-from finetricks_tuning.source import hash_of_core, hash_of_module
 
 if TYPE_CHECKING:
     from finetricks.tasks import Task

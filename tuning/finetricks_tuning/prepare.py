@@ -38,8 +38,11 @@ class Prepared:
         return self.tasks[task_key(recipe)]
 
 
-def prepare(study: Study) -> Prepared:
+def prepare(study: Study, *, trust_remote_code: bool = False) -> Prepared:
     """Load the data of a study.
+
+    Args:
+        trust_remote_code: execute code that comes with the model.
 
     Raises:
         InputError: the data or the model cannot be used, or have no such metric.
@@ -52,7 +55,7 @@ def prepare(study: Study) -> Prepared:
     def task(recipe: Recipe) -> Task:
         key = task_key(recipe)
         if key not in tasks:
-            tasks[key] = task_of(recipe)
+            tasks[key] = task_of(recipe, trust_remote_code)
         return tasks[key]
 
     better = greater_is_better(study.settings.metric, task(study.recipe).kind)

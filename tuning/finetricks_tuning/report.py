@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment
 from markupsafe import Markup
 
-from finetricks.folder import write_atomically
+from finetricks.atomic import write_atomically
 from finetricks.yaml_file import dump_yaml
 from finetricks_tuning import page, text
 from finetricks_tuning.data_sets import FOLDER
@@ -59,7 +60,7 @@ def render(summary: Summary, folder: Path | None = None, *, refresh: int | None 
     """
     drawn = _drawn(summary, DRAWN)
     found = learning_curves(folder, summary.manifest, [c.name for c in drawn]) if folder else {}
-    plans = [read_plan(folder, index) if folder else "" for index in range(len(summary.configurations))]
+    plans = [read_plan(folder, index) if folder else b"" for index in range(len(summary.configurations))]
     best = [c for c in _drawn(summary, BEST) if len(c.best_of) > 1]
     several = sum(c.mean is not None for c in drawn)
     return (
@@ -107,6 +108,7 @@ def _drawn(summary: Summary, most: int) -> Sequence[ConfigurationSummary]:
     return [c for c in summary.configurations if c is summary.baseline or c.name in best]
 
 
-def _described(plan: str, configuration: ConfigurationSummary) -> str:
+def _described(plan: bytes, configuration: ConfigurationSummary) -> str:
     told = f"Learning rates and frozen layers of {configuration.name} over the run."
-    return plan.replace("<svg ", f'<svg role="img" aria-label="{escape(told)}" ', 1)
+    # As an image it can neither run a script nor load anything: somebody may have sent the folder that it is from.
+    return f'<img alt="{escape(told)}" src="data:image/svg+xml;base64,{base64.b64encode(plan).decode()}">'

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from finetricks.errors import InputError
 from finetricks.yaml_file import load_yaml
 from finetricks_tuning.across import Across
-from finetricks_tuning.data_sets import FOLDER
+from finetricks_tuning.data_sets import FOLDER, NAME
 from finetricks_tuning.folder import STUDY
 from finetricks_tuning.manifest import FILE as PLAN
 from finetricks_tuning.report import write_report, write_report_across
@@ -16,14 +17,24 @@ from finetricks_tuning.summary import Summary, summarise
 
 def results_of(folder: Path) -> Summary | Across:
     """What the study in `folder` came to so far, on one data set or on several. Raises `InputError` for no study."""
-    if not (folder / FOLDER).is_dir():
+    if not (folder / FOLDER).is_dir() or not (folder / STUDY).is_file():
         return summarise(folder)
-    named = load_yaml(folder / STUDY).data["data_sets"]
+    named = _data_sets(folder)
     begun = [name for name in named if (folder / FOLDER / name / PLAN).is_file()]
     if not begun:
         raise InputError(f"{folder} holds a study of which nothing was run yet")
     waiting = [name for name in named if name not in begun]
     return Across.of({name: summarise(folder / FOLDER / name) for name in begun}, waiting)
+
+
+def _data_sets(folder: Path) -> list[str]:
+    """The names of the data sets. Somebody may have sent the folder: none of them leads out of it."""
+    named = load_yaml(folder / STUDY).data
+    names = list((named.get("data_sets") if isinstance(named, Mapping) else None) or ())
+    for name in names:
+        if not isinstance(name, str) or not NAME.fullmatch(name) or (folder / FOLDER / name).is_symlink():
+            raise InputError(f"{folder / STUDY}: {name!r} names no folder of a data set in {folder / FOLDER}")
+    return names
 
 
 def write_results(folder: str | Path, *, refresh: int | None = None) -> Summary | Across:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetricks.folder import write_atomically
+from finetricks.atomic import write_atomically
 from finetricks_tuning.cell_run import cell_folder
 from finetricks_tuning.design_facts import DesignFacts, facts_of
 from finetricks_tuning.designs.reader import design_of

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetricks.errors import InputError
+from finetricks.storage import telling
 from finetricks_tuning.address import check_address
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.folder import check_folder, writing
@@ -21,7 +22,6 @@ from finetricks_tuning.prepare import Prepared, prepare
 from finetricks_tuning.results import write_summary
 from finetricks_tuning.rounds import Rounds
 from finetricks_tuning.status import Status, StatusKeeper
-from finetricks_tuning.storage import telling
 from finetricks_tuning.study import Study
 from finetricks_tuning.summary import LEDGER, Summary
 
@@ -42,6 +42,7 @@ def sweep(
     address: str | None = None,
     on_update: OnUpdate | None = None,
     command: str = "finetricks sweep study.yaml --out DIR",
+    trust_remote_code: bool = False,
 ) -> Summary:
     """Run a study and write its folder `out`: study.yaml, trials.jsonl, summary.json, report.html, cells/.
 
@@ -56,6 +57,7 @@ def sweep(
         address: of a running Ray cluster; by default Ray runs on this machine for as long as the study does.
         on_update: called with the status when a cell starts or ends, a few times a second at most.
         command: what runs the study again, for the report.
+        trust_remote_code: execute code that comes with the model. No study can ask for it.
 
     Raises:
         InputError: the study, its data, its model, the folder or the address cannot be used.
@@ -67,7 +69,7 @@ def sweep(
     check_folder(folder, study, resume=resume, overwrite=overwrite)
     if address is not None:
         check_address(address)
-    prepared = prepare(study)
+    prepared = prepare(study, trust_remote_code=trust_remote_code)
     with telling(folder), writing(folder, study, overwrite=overwrite):
         session = _Session(study, prepared, folder, command)
         with suppress(KeyboardInterrupt):

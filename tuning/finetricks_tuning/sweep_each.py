@@ -23,6 +23,7 @@ def sweep_each(
     address: str | None = None,
     on_update: OnUpdate | None = None,
     command: str = "finetricks sweep study.yaml --out DIR",
+    trust_remote_code: bool = False,
 ) -> Across:
     """Run a study that has several data sets, as `sweep` runs one that has one; the arguments are the same.
 
@@ -43,6 +44,7 @@ def sweep_each(
                 address=address,
                 on_update=_named(on_update, name),
                 command=command,
+                trust_remote_code=trust_remote_code,
             )
             if not summary.complete:
                 break  # it was interrupted: that is of the whole study

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from ray import cloudpickle, tune
 
 from finetricks.catalog import Catalog, installed
+from finetricks.storage import StorageError
 from finetricks.trick import Trick
 from finetricks_tuning.cell_run import CellOrder, run_cell
 from finetricks_tuning.searcher import ORDER, PROBLEM, TRIAL
-from finetricks_tuning.storage import StorageError
 from finetricks_tuning.worker_group import WorkerGroup
 from finetricks_tuning.workplace import Workplace
 

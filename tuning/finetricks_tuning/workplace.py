@@ -29,6 +29,7 @@ class Workplace:
     def __init__(self, plugins: Plugins, tasks: Mapping[str, Task]) -> None:
         self._plugins = plugins
         self._tasks = dict(tasks)
+        self._trust = any(task.trust_remote_code for task in tasks.values())
         self._folder = tempfile.TemporaryDirectory()
         self._flags = Flags.now()
         self._cells = 0
@@ -44,7 +45,7 @@ class Workplace:
         """The recipe of a cell, and its task."""
         recipe = Recipe(**order.recipe, catalog=self._catalog)
         if order.task not in self._tasks:  # of a configuration that was chosen while the study ran
-            self._tasks[order.task] = task_of(recipe)
+            self._tasks[order.task] = task_of(recipe, self._trust)
         return recipe, self._tasks[order.task]
 
     def close(self) -> None:

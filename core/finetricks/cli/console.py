@@ -17,18 +17,20 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from finetricks.cli.literal import LiteralConsole
+
 WIDTH_OF_A_FILE = 120  # columns of a table that goes into a file or a pipe
 
 
 def output() -> Console:
     """The console of results."""
     fits_terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(highlight=False, width=None if fits_terminal else WIDTH_OF_A_FILE)
+    return LiteralConsole(highlight=False, width=None if fits_terminal else WIDTH_OF_A_FILE)
 
 
 def messages() -> Console:
     """The console of warnings, errors and progress."""
-    return Console(stderr=True, highlight=False)
+    return LiteralConsole(stderr=True, highlight=False)
 
 
 def complain(message: str) -> None:

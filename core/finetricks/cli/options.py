@@ -21,6 +21,11 @@ Plugins = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Execute code that comes with the model. No recipe can ask for it."),
+]
+
 
 def catalog_with(plugins: Iterable[Path] | None) -> Catalog:
     """The installed tricks, and those of plugin files. Raises `InputError` for a file that cannot be used."""

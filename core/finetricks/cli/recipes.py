@@ -10,7 +10,7 @@ import typer
 
 from finetricks.cli.console import output, print_json, print_pairs, quiet_libraries, warn, working
 from finetricks.cli.extensions import checker_of
-from finetricks.cli.options import AsJson, Plugins, RecipeFile, Settings, catalog_with
+from finetricks.cli.options import AsJson, Plugins, RecipeFile, Settings, Trust, catalog_with
 from finetricks.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,11 +26,12 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A recipe, or a study.", show_default=False)],
     settings: Settings = None,
     plugins: Plugins = None,
+    trust_remote_code: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe or a study: all that is wrong at once."""
     try:
-        summary, warnings = _checked(file, settings or (), catalog_with(plugins))
+        summary, warnings = _checked(file, settings or (), catalog_with(plugins), trust_remote_code)
     except InputError as error:
         if not as_json:
             raise
@@ -46,11 +47,13 @@ def check(
 
 def explain(
     recipe: RecipeFile,
+    *,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="PICTURE", help="Also draw it: a .png, .svg or .pdf file.")
     ] = None,
     settings: Settings = None,
     plugins: Plugins = None,
+    trust_remote_code: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a recipe would do to each layer, step by step."""
@@ -59,7 +62,7 @@ def explain(
 
         check_format(out)
     with working(LOADING):
-        _, plan = _compile(load_recipe(recipe, settings or (), catalog_with(plugins)))
+        _, plan = _compile(load_recipe(recipe, settings or (), catalog_with(plugins)), trust_remote_code)
     for warning in plan.warnings():
         warn(warning)
     if as_json:
@@ -85,7 +88,7 @@ def load_recipe(file: Path, settings: Sequence[str], catalog: Catalog) -> Recipe
     return Recipe.load(file, settings, catalog)
 
 
-def _checked(file: Path, settings: Sequence[str], catalog: Catalog) -> tuple[dict[str, str], list[str]]:
+def _checked(file: Path, settings: Sequence[str], catalog: Catalog, trust: bool) -> tuple[dict[str, str], list[str]]:
     """What a good file says, by name, and what its author may want to change."""
     from finetricks.recipe import Recipe
     from finetricks.yaml_file import load_yaml
@@ -102,7 +105,7 @@ def _checked(file: Path, settings: Sequence[str], catalog: Catalog) -> tuple[dic
     if recipe.model is None or recipe.data is None:
         return settings_in_words, ["it names no model or no data: it is one for a loop of your own"]
     with working(LOADING):
-        task, plan = _compile(recipe)
+        task, plan = _compile(recipe, trust)
     labels = f" of {len(task.labels)} labels" if task.labels else ""
     splits = ", ".join(f"{len(rows)} {split}" for split, rows in task.splits.items())
     task_in_words = {
@@ -113,9 +116,9 @@ def _checked(file: Path, settings: Sequence[str], catalog: Catalog) -> tuple[dic
     return task_in_words | settings_in_words | steps, [*task.notes, *plan.warnings()]
 
 
-def _compile(recipe: Recipe) -> tuple[Task, Plan]:
+def _compile(recipe: Recipe, trust: bool) -> tuple[Task, Plan]:
     from finetricks.runner import plan_of, task_of
 
     quiet_libraries()
-    task = task_of(recipe)
+    task = task_of(recipe, trust)
     return task, plan_of(recipe, task)

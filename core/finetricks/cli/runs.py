@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetricks.cli.console import logged, messages, new_table, output, print_json, quiet_libraries, working
-from finetricks.cli.options import AsJson, Plugins, RecipeFile, Settings, catalog_with
+from finetricks.cli.literal import echo
+from finetricks.cli.options import AsJson, Plugins, RecipeFile, Settings, Trust, catalog_with
 from finetricks.cli.recipes import load_recipe
 from finetricks.errors import InputError
 
@@ -27,6 +28,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in DIR.")] = False,
     settings: Settings = None,
     plugins: Plugins = None,
+    trust_remote_code: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe; on several GPUs: torchrun --nproc-per-node N -m finetricks train ..."""
@@ -39,7 +41,14 @@ def train(
 
             quiet_libraries()
             with launched():
-                result = run(checked, out, resume=resume, overwrite=overwrite, on_progress=on_progress)
+                result = run(
+                    checked,
+                    out,
+                    resume=resume,
+                    overwrite=overwrite,
+                    on_progress=on_progress,
+                    trust_remote_code=trust_remote_code,
+                )
     except KeyboardInterrupt:
         messages().print("interrupted; the same command with --resume goes on from the last checkpoint")
         raise
@@ -50,8 +59,10 @@ def train(
 def predict(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished run's folder.", show_default=False)],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The rows to label.", show_default=False)],
+    *,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write here instead of to stdout.")] = None,
     plugins: Plugins = None,
+    trust_remote_code: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Records in JSON instead of CSV.")] = False,
 ) -> None:
     """Label new rows with the model of a finished run."""
@@ -61,10 +72,10 @@ def predict(
         from finetricks.saved import predict as label
 
         quiet_libraries()
-        rows = label(folder, file, catalog=catalog_with(plugins))
+        rows = label(folder, file, catalog=catalog_with(plugins), trust_remote_code=trust_remote_code)
     text = rows.to_json(orient="records", force_ascii=False) + "\n" if as_json else rows.to_csv(index=False)
     if out is None:
-        typer.echo(text, nl=False)
+        echo(text)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8", newline="")

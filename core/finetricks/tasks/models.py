@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -85,13 +86,21 @@ def resolve_model(name: str) -> str:
     return name
 
 
-def load_config(name: str) -> PretrainedConfig:
-    """The configuration of a model that `resolve_model` has found. Raises `ModelError`."""
+def load_config(name: str, *, trust: bool = False) -> PretrainedConfig:
+    """The configuration of a model that `resolve_model` has found.
+
+    Args:
+        trust: execute code that comes with the model. Here and below: only where the user has said so for this call;
+            no file can.
+
+    Raises:
+        ModelError: it cannot be loaded, or needs code of its own that is not trusted.
+    """
     with quiet(), _explained(name):
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust)
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, *, trust: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, always with a padding token: decoders that have none pad with their end or unknown.
 
     Raises:
@@ -102,7 +111,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         # transformers would make an empty tokenizer that maps every word to the unknown token.
         raise ModelError(f"the folder {folder} holds no tokenizer; save it there with tokenizer.save_pretrained")
     with quiet(), _explained(name):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
@@ -111,7 +120,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    name: str, *, kind: Kind, labels: Sequence[str], seed: int, pad_token_id: int | None = None
+    name: str,
+    *,
+    kind: Kind,
+    labels: Sequence[str],
+    seed: int,
+    pad_token_id: int | None = None,
+    trust: bool = False,
 ) -> PreTrainedModel:
     """A model for sequence classification, in fp32, on the CPU, in eval mode.
 
@@ -125,7 +140,7 @@ def load_model(
     Raises:
         ModelError: the model does not exist, cannot be reached, or has no classification head in transformers.
     """
-    config = load_config(name)
+    config = load_config(name, trust=trust)
     text_config = config.get_text_config()
     if getattr(text_config, "pad_token_id", None) is None:
         text_config.pad_token_id = pad_token_id
@@ -141,24 +156,24 @@ def load_model(
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            trust_remote_code=False,
+            trust_remote_code=trust,
         )
     _check_loaded(name, model, info)
     declare_fresh(model, {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     return cast(PreTrainedModel, model)
 
 
-def load_saved(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_saved(folder: str | Path, *, trust: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model for sequence classification as `save_pretrained` wrote it, with its own head, and its tokenizer.
 
     Raises:
         ModelError: the folder holds no such model.
     """
     name = resolve_model(str(Path(folder).absolute()))
-    config = load_config(name)
-    kind, labels = head_of(config)
-    tokenizer = load_tokenizer(name)
-    return load_model(name, kind=kind, labels=labels, seed=0, pad_token_id=tokenizer.pad_token_id), tokenizer
+    kind, labels = head_of(load_config(name, trust=trust))
+    tokenizer = load_tokenizer(name, trust=trust)
+    pad = tokenizer.pad_token_id
+    return load_model(name, kind=kind, labels=labels, seed=0, pad_token_id=pad, trust=trust), tokenizer
 
 
 def write_model(
@@ -201,14 +216,14 @@ def head_of(config: PretrainedConfig) -> tuple[Kind, tuple[str, ...]]:
     return kind, () if kind == "regression" else tuple(config.id2label[index] for index in range(config.num_labels))
 
 
-def empty_model(name: str, config: PretrainedConfig) -> PreTrainedModel:
+def empty_model(name: str, config: PretrainedConfig, *, trust: bool = False) -> PreTrainedModel:
     """The structure of a model, without weights or memory for them.
 
     Raises:
         ModelError: transformers has no sequence classification head for it.
     """
     with quiet(), _explained(name), torch.device("meta"):
-        return cast(PreTrainedModel, AutoModelForSequenceClassification.from_config(config))
+        return cast(PreTrainedModel, AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust))
 
 
 def max_positions(model: PreTrainedModel) -> int | None:
@@ -242,7 +257,16 @@ def _check_loaded(name: str, model: PreTrainedModel, info: Mapping[str, Any]) ->
 def _explained(name: str) -> Iterator[None]:
     try:
         yield
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"the weights of the model {name} hold more than tensors: they could execute code, and are not opened"
+        ) from None
     except (OSError, ValueError, ImportError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"the model {name} comes with code of its own, which is executed only if you say that you trust it: "
+                "--trust-remote-code on the command line, trust_remote_code=True in Python"
+            ) from None
         if Path(name).is_dir():
             raise ModelError(f"cannot load the model in {name}: {_first_line(error)}") from None
         raise ModelError(f"cannot load the model {name!r}: {_why(error, name)}") from None

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from finetricks.atomic import write_atomically
 from finetricks.distributed import ALONE, Ranks
 from finetricks.errors import NotFinite
-from finetricks.folder import write_atomically
 from finetricks.layer_pass import without
 from finetricks.tasks.encode import TOKENS, collator
 from finetricks.tasks.labels import Kind

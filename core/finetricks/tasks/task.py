@@ -40,6 +40,7 @@ class Task:
         text_columns: one, or two for pairs.
         fingerprint: SHA-256 of what is learnt from: kind, labels, and every split as it is tokenised.
         notes: what the user should know, a sentence each.
+        trust_remote_code: whether code that comes with the model is executed.
     """
 
     kind: Kind
@@ -51,6 +52,7 @@ class Task:
     text_columns: tuple[str, ...]
     fingerprint: str
     notes: tuple[str, ...]
+    trust_remote_code: bool = False
 
     def model(self, seed: int) -> PreTrainedModel:
         """A fresh model with a head for this task, whose new weights are drawn from `seed`. Raises `ModelError`."""
@@ -60,16 +62,18 @@ class Task:
             labels=self.labels,
             seed=seed,
             pad_token_id=self.tokenizer.pad_token_id,
+            trust=self.trust_remote_code,
         )
 
 
-def load_task(model: str, data: Data, *, max_length: int | None = None) -> Task:
+def load_task(model: str, data: Data, *, max_length: int | None = None, trust_remote_code: bool = False) -> Task:
     """Read and split the data, and tokenise them for a model. Loads no weights.
 
     Args:
         model: a packaged model's name, a local folder, or a name on the Hub.
         data: which data, and which column is what.
         max_length: tokens of an example; by default as many as the model and its tokenizer are made for.
+        trust_remote_code: execute code that comes with the model.
 
     Raises:
         DataError: the data cannot be read or used, with every problem found.
@@ -78,8 +82,9 @@ def load_task(model: str, data: Data, *, max_length: int | None = None) -> Task:
     """
     examples = read_examples(data)
     name = resolve_model(model)
-    positions = max_positions(empty_model(name, load_config(name)))
-    tokenizer = load_tokenizer(name)
+    trust = trust_remote_code
+    positions = max_positions(empty_model(name, load_config(name, trust=trust), trust=trust))
+    tokenizer = load_tokenizer(name, trust=trust)
     pair = len(data.text_columns) == 2
     length = _fit_length(max_length, positions, tokenizer, model, special=tokenizer.num_special_tokens_to_add(pair))
     splits = {split: tokenize(part.texts, tokenizer, part.ids, part.labels) for split, part in examples.splits.items()}
@@ -93,6 +98,7 @@ def load_task(model: str, data: Data, *, max_length: int | None = None) -> Task:
         text_columns=data.text_columns,
         fingerprint=_fingerprint(examples, tokenizer, splits),
         notes=examples.notes,
+        trust_remote_code=trust,
     )
 
 

@@ -1,4 +1,4 @@
-"""Hashes of source files: what a cell's result depends on besides its recipe and its data."""
+"""Hashes of source files: what a run's result depends on besides its recipe and its data."""
 
 from __future__ import annotations
 

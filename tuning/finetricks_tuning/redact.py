@@ -1,0 +1,25 @@
+"""Secrets stay out of records. An error may quote its environment, an address its password."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH|COOKIE|PRIVATE", re.IGNORECASE)
+"""In the name of an environment variable."""
+
+SHORTEST = 8  # characters; shorter values would be found in words
+_IN_ADDRESS = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
+
+
+def redacted(text: str) -> str:
+    """`text` with `<NAME>` for the value of each environment variable that is named like a secret.
+
+    User names and passwords in addresses (`https://user:password@host`) go, too.
+    """
+    secrets = {value: name for name, value in os.environ.items() if SECRET.search(name) and len(value) >= SHORTEST}
+    for value in sorted(secrets, key=len, reverse=True):
+        for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1]):
+            text = text.replace(form, f"<{secrets[value]}>")
+    return _IN_ADDRESS.sub("<credentials>", text)
