@@ -69,6 +69,10 @@ class Checkpoints:
             raise CheckpointError(f"no checkpoint in {self.folder} is whole; start again with --overwrite")
         return None
 
+    def steps(self) -> list[int]:
+        """The steps whose checkpoints are there, the newest last."""
+        return [int(folder.name.removeprefix("step-")) for folder in self._all()]
+
     def clear(self) -> None:
         """Remove all checkpoints."""
         shutil.rmtree(self.folder, ignore_errors=True)

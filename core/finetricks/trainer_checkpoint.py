@@ -29,7 +29,7 @@ WEIGHTS = (
 def save_tricks(folder: Path, session: Session) -> None:
     """Write the session's identity and what the tricks remember into a checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    remembered = {"tricks": session.state, "decisions": dict(session.plan.decisions)}
+    remembered = {"tricks": session.state, "decisions": dict(session.plan.decisions), "skipped": vars(session.skipped)}
     torch.save({"identity": session.identity(), **remembered}, folder / TRICKS_FILE)
 
 
@@ -37,7 +37,7 @@ def load_tricks(folder: Path, session: Session) -> None:
     """Read it back. Raises `CheckpointError` when the checkpoint belongs to another run."""
     saved = torch.load(folder / TRICKS_FILE, weights_only=True, map_location="cpu")
     session.check_identity(saved["identity"])
-    session.recall(saved["tricks"], saved["decisions"])
+    session.recall(saved["tricks"], saved["decisions"], saved.get("skipped", {}))
 
 
 def missing_parts(folder: Path, world_size: int = 1) -> list[str]:

@@ -11,14 +11,31 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     GetCoreSchemaHandler,
+    PydanticUserError,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     field_serializer,
 )
 from pydantic_core import CoreSchema, core_schema
 
+from finetricks.errors import TrickError
 
-class Trick(BaseModel):
+
+class _Kind(type(BaseModel)):  # type: ignore[misc]
+    """Makes the classes of tricks; what pydantic does not take is said in our words."""
+
+    def __new__(cls, name: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().__new__(cls, name, *arguments, **options)
+        except PydanticUserError as error:
+            told = error.message.splitlines()[0]
+            raise TrickError(
+                f"the class {name} cannot be a trick: {told} Annotate each hyper-parameter, `name: type = default`, "
+                "and what is none of them with ClassVar"
+            ) from error
+
+
+class Trick(BaseModel, metaclass=_Kind):
     """Base class of all tricks.
 
     Fields are the hyper-parameters: annotate each with its type, its bounds and, where it can be searched, a

@@ -13,11 +13,14 @@ What does not load, or is claimed twice, is warned of with its distribution and 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetricks.cli.console import warn
+from finetricks.loading import LoadFailed
+from finetricks.loading import announced as entry_points_of
+from finetricks.loading import load as load_in_time
 
 if TYPE_CHECKING:
     from finetricks.catalog import Catalog
@@ -31,7 +34,7 @@ CHECKERS = "finetricks.checkers"
 def announced(group: str, taken: Collection[str] = ()) -> dict[str, EntryPoint]:
     """The entry points of a group by name, without those that are `taken` or contested. Imports none of them."""
     claims: dict[str, dict[str, EntryPoint]] = {}
-    for point in entry_points(group=group):
+    for point in entry_points_of(group):
         # A distribution that is on the path twice (an editable install and its metadata) is one claim.
         claims.setdefault(point.name, {})[_distribution(point)] = point
     found = {}
@@ -48,10 +51,11 @@ def announced(group: str, taken: Collection[str] = ()) -> dict[str, EntryPoint]:
 
 def load(point: EntryPoint) -> Callable[..., Any] | None:
     """What an entry point names; `None`, with a warning, if that cannot be imported."""
+    who = f"{point.name!r} of {_distribution(point)}"
     try:
-        loaded: Callable[..., Any] = point.load()
-    except (Exception, SystemExit) as error:  # a third party's module may raise anything at import
-        warn(f"{point.name!r} of {_distribution(point)} does not load: {type(error).__name__}: {error}")
+        loaded: Callable[..., Any] = load_in_time(point.load, who, point.module)
+    except LoadFailed as error:
+        warn(f"{who} does not load: {error}")
         return None
     return loaded
 
