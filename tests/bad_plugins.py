@@ -98,12 +98,16 @@ ODD = [
 GIVING = [
     plain("data_gives_none", "data", "", "pass", "gave NoneType instead of a data set"),
     plain("data_gives_a_list", "data", "", "return [1]", "gave list instead of a data set"),
-    plain("data_drops_labels", "data", "dataset", "return dataset.remove_columns('labels')", "without the column 'labels'"),
+    plain(
+        "data_drops_labels", "data", "dataset", "return dataset.remove_columns('labels')", "without the column 'labels'"
+    ),
     plain("build_gives_text", "build", "", "return 'model'", "gave str instead of a model"),
     plain("build_leaves_meta", "build", "model", "return model.to('meta')", "on the device 'meta'"),
     plain("groups_give_none", "param_groups", "", "pass", "gave NoneType; it gives {layer or parameter"),
     plain("groups_give_numbers", "param_groups", "", "return {'head': 0.1}", "gave 0.1 for 'head'; give ParamOptions"),
-    plain("groups_give_nan", "param_groups", "", "return {'head': ParamOptions(math.nan)}", "lr_factor of 'head' is nan"),
+    plain(
+        "groups_give_nan", "param_groups", "", "return {'head': ParamOptions(math.nan)}", "lr_factor of 'head' is nan"
+    ),
     plain("groups_give_complex", "param_groups", "", "return {'head': ParamOptions(1j)}", "lr_factor of 'head' is 1j"),
     plain("groups_give_text", "param_groups", "", "return {'head': ParamOptions('1')}", "lr_factor of 'head' is '1'"),
     plain("groups_name_nothing", "param_groups", "", "return {7: ParamOptions(1.0)}", "no layer or parameter 7"),
@@ -115,7 +119,9 @@ GIVING = [
     plain("schedule_gives_infinity", "schedule", "", "return math.inf", "gave inf"),
     plain("schedule_gives_complex", "schedule", "", "return 1j", "gave 1j"),
     plain("schedule_gives_a_tensor", "schedule", "", "return torch.ones(2)", "gave tensor([1., 1.])"),
-    wrapper("schedule_forgets", "schedule", "yield", "gave None; it gives a finite factor of at least 0; does a wrapper"),
+    wrapper(
+        "schedule_forgets", "schedule", "yield", "gave None; it gives a finite factor of at least 0; does a wrapper"
+    ),
     plain("loss_gives_none", "loss", "", "pass", "gave NoneType instead of a tensor"),
     plain("loss_gives_a_number", "loss", "", "return 1.0", "gave float instead of a tensor"),
     plain("loss_gives_rows", "loss", "outputs", "return outputs.logits", "instead of a scalar"),
@@ -125,10 +131,18 @@ GIVING = [
     plain("loss_gives_detached", "loss", "outputs", "return outputs.loss.detach()", "detached from the model"),
     wrapper("loss_detaches", "loss", "return (yield).detach()", "detached from the model"),
     wrapper("loss_forgets", "loss", "yield", "gave NoneType instead of a tensor; does a wrapper return?"),
-    plain("loss_gives_nan", "loss", "outputs", "return outputs.loss * math.nan", "the first value that is not finite is"),
+    plain(
+        "loss_gives_nan", "loss", "outputs", "return outputs.loss * math.nan", "the first value that is not finite is"
+    ),
     wrapper("loss_becomes_infinite", "loss", "return (yield) + math.inf", "the first value that is not finite is"),
     plain("penalty_is_a_number", "regularize", "", "return 1.0", "gave float instead of a tensor"),
-    plain("penalty_is_infinite", "regularize", "", "return torch.tensor(math.inf)", "the first value that is not finite is"),
+    plain(
+        "penalty_is_infinite",
+        "regularize",
+        "",
+        "return torch.tensor(math.inf)",
+        "the first value that is not finite is",
+    ),
     plain("penalty_is_meta", "regularize", "", "return torch.zeros((), device='meta')", "on the device 'meta'"),
     plain("penalty_is_complex", "regularize", "", "return torch.zeros((), dtype=torch.cfloat)", "torch.complex64"),
     plain("penalty_has_rows", "regularize", "", "return torch.zeros(2)", "shape (2,) instead of a scalar"),
@@ -143,19 +157,29 @@ CHANGING = [
     plain("loss_writes", "loss", "outputs, step", WRITES.replace("MODEL", "step.model"), "changed the weight"),
     wrapper("loss_seeds", "loss", "random.seed(1)\n    return (yield)", "the global random state of Python"),
     plain("penalty_draws", "regularize", "", "np.random.rand()", "the global random state of numpy"),
-    plain("penalty_freezes", "regularize", "model", "model.classifier.bias.requires_grad_(False)", "set requires_grad of"),
+    plain(
+        "penalty_freezes", "regularize", "model", "model.classifier.bias.requires_grad_(False)", "set requires_grad of"
+    ),
     plain("penalty_adds", "regularize", "model", "model.extra = nn.Linear(1, 1)", "'extra' in the model"),
-    plain("penalty_replaces", "regularize", "model", "model.classifier = nn.Linear(16, 3)", "'classifier' in the model"),
+    plain(
+        "penalty_replaces", "regularize", "model", "model.classifier = nn.Linear(16, 3)", "'classifier' in the model"
+    ),
     plain("penalty_sets_threads", "regularize", "", "torch.set_num_threads(3)", "set torch's number of threads"),
     plain("schedule_sets_dtype", "schedule", "", "torch.set_default_dtype(torch.float64); return 1.0", "default dtype"),
     plain("schedule_draws", "schedule", "", "return float(torch.rand(()))", "the global random state of torch"),
     plain("freeze_seeds", "freeze", "", "np.random.seed(0); return ()", "the global random state of numpy"),
-    plain("freeze_edits_layers", "freeze", "layers", "layers.parameters['head'] = ()", "does not support item assignment"),
-    plain("schedule_decides", "schedule", "progress", "progress.decisions['x'] = 1", "does not support item assignment"),
+    plain(
+        "freeze_edits_layers", "freeze", "layers", "layers.parameters['head'] = ()", "does not support item assignment"
+    ),
+    plain(
+        "schedule_decides", "schedule", "progress", "progress.decisions['x'] = 1", "does not support item assignment"
+    ),
     plain("init_replaces", "init", "model", "model.classifier = nn.Linear(16, 3)", "'classifier' in the model"),
     plain("evaluated_adds", "evaluated", "model", "model.extra = nn.Linear(1, 1)", "'extra' in the model"),
     plain("evaluated_draws", "evaluated", "", "torch.rand(1)", "the global random state of torch"),
-    plain("evaluated_freezes", "evaluated", "model", "model.classifier.bias.requires_grad_(False)", "set requires_grad of"),
+    plain(
+        "evaluated_freezes", "evaluated", "model", "model.classifier.bias.requires_grad_(False)", "set requires_grad of"
+    ),
     Bad(
         "loss_relabels",
         "@hookimpl(wrapper=True)\ndef loss(self, batch):\n    batch['labels'].zero_()\n    return (yield)",
@@ -164,7 +188,8 @@ CHANGING = [
     ),
     Bad(
         "loss_pops",
-        "@hookimpl(wrapper=True)\ndef loss(self, batch):\n    loss = yield\n    batch.pop('attention_mask')\n    return loss",
+        "@hookimpl(wrapper=True)\ndef loss(self, batch):\n"
+        "    loss = yield\n    batch.pop('attention_mask')\n    return loss",
         "loss",
         "changed 'attention_mask' of the batch",
     ),
@@ -179,8 +204,12 @@ CHANGING = [
 
 IMPURE = [
     plain("schedule_counts", "schedule", "", "CALLS.append(1); return 1 / len(CALLS)", "does not give the same"),
-    plain("freeze_counts", "freeze", "", "CALLS.append(1); return ['head'][: len(CALLS) % 2]", "does not give the same"),
-    wrapper("schedule_jitters", "schedule", "return (yield) * (1 + time.perf_counter_ns() % 999)", "does not give the same"),
+    plain(
+        "freeze_counts", "freeze", "", "CALLS.append(1); return ['head'][: len(CALLS) % 2]", "does not give the same"
+    ),
+    wrapper(
+        "schedule_jitters", "schedule", "return (yield) * (1 + time.perf_counter_ns() % 999)", "does not give the same"
+    ),
 ]
 
 TRAINED = (*RAISING, *ODD, *GIVING, *CHANGING, *IMPURE)
@@ -188,13 +217,22 @@ TRAINED = (*RAISING, *ODD, *GIVING, *CHANGING, *IMPURE)
 
 CLASSES = (
     Bad("no_annotation", "strength = 0.1\n@hookimpl\ndef regularize(self): pass", "", "Annotate each hyper-parameter"),
-    Bad("undefined_annotation", "x: 'Nowhere' = 1\n@hookimpl\ndef finish(self): pass", "", "names what cannot be found"),
+    Bad(
+        "undefined_annotation", "x: 'Nowhere' = 1\n@hookimpl\ndef finish(self): pass", "", "names what cannot be found"
+    ),
     Bad("older_argument", "@hookimpl\ndef loss(self, labels): pass", "loss", "no argument 'labels'"),
     Bad("removed_hook", "@hookimpl\ndef on_epoch(self): pass", "on_epoch", "is not a hook"),
     Bad("no_hooks", "x: int = 1", "", "implements no hook"),
     Bad("mutable", "model_config = {'frozen': False}\n@hookimpl\ndef finish(self): pass", "", "a trick is immutable"),
-    Bad("bad_conflicts", "conflicts: ClassVar = ['stlr']\n@hookimpl\ndef finish(self): pass", "", "each with the reason"),
-    Bad("bad_neutral", "neutral: ClassVar = {'y': 1}\n@hookimpl\ndef finish(self): pass", "", "values of its fields by name"),
+    Bad(
+        "bad_conflicts", "conflicts: ClassVar = ['stlr']\n@hookimpl\ndef finish(self): pass", "", "each with the reason"
+    ),
+    Bad(
+        "bad_neutral",
+        "neutral: ClassVar = {'y': 1}\n@hookimpl\ndef finish(self): pass",
+        "",
+        "values of its fields by name",
+    ),
     Bad("body_raises", "raise ZeroDivisionError('in the body')", "", "ZeroDivisionError: in the body"),
     Bad("body_exits", "sys.exit(4)", "", "SystemExit: 4"),
     Bad("body_interrupts", "raise KeyboardInterrupt", "", "KeyboardInterrupt"),

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,31 +152,6 @@ def test_a_validator_that_raises_anything_is_a_problem_of_the_recipe() -> None:
 
     with pytest.raises(InputError, match=r"trick 'validates' of .* cannot be made: SystemExit: 5"):
         Recipe(tricks=["validates"], catalog=installed().with_classes([Validates]))
-
-
-# -- distributions ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def on_the_path(tmp_path: Path) -> Iterator[Path]:
-    """A folder on the path with a distribution whose list of entry points is junk, and one that is fine."""
-    for name, text in (("junk", "[finetricks]\njunk line\n"), ("fine", "[finetricks]\nfine = fine_tricks:Own\n")):
-        info = tmp_path / f"{name}_tricks-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-tricks\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(text)
-    (tmp_path / "fine_tricks.py").write_text(TAKEN.format("Own"))
-    yield tmp_path
-
-
-def test_a_distribution_whose_entry_points_cannot_be_read_takes_only_itself_down(on_the_path: Path) -> None:
-    code = "import finetricks; c = finetricks.installed(); print(c.get('fine').__name__, 'stlr' in c.names())"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(on_the_path)}, check=False
-    )
-    assert done.stdout == "Own True\n", done.stderr
-    assert "the entry points of" in done.stderr
-    assert "junk_tricks-1.0.dist-info cannot be read: TypeError" in done.stderr
 
 
 def test_the_command_line_says_what_a_bad_trick_did(

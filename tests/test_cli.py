@@ -397,7 +397,8 @@ def test_a_folder_that_holds_another_run_is_refused(cli: Cli, here: Path, finish
             "nan",
             1,
             "error: diverged at step 0: the loss is not finite\n"
-            "error: the first value that is not finite is what trick 'breaks' of HERE/tricks.py gave in its hook 'loss'\n",
+            "error: the first value that is not finite is what trick 'breaks' of HERE/tricks.py gave in its hook "
+            "'loss'\n",
         ),
         (
             "error",

@@ -135,7 +135,9 @@ def test_data_of_any_kind_can_be_given_back_as_it_is() -> None:
 
     stack, rows = Stack([("train_only", TrainOnly())]), [{"labels": 1}]
     assert stack.data(rows, "valid", seed=0) is rows
-    with pytest.raises(TrickError, match="'train_only' of .*, hook 'data': gave NoneType instead of a data set; return it"):
+    with pytest.raises(
+        TrickError, match="'train_only' of .*, hook 'data': gave NoneType instead of a data set; return it"
+    ):
         stack.data(rows, "train", seed=0)
 
 

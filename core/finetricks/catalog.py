@@ -13,13 +13,13 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
 from finetricks.errors import InputError, TrickError, suggest
 from finetricks.implementation import check_hooks
-from finetricks.loading import LoadFailed, announced, load
+from finetricks.loading import LoadFailed, load
 from finetricks.trick import Trick
 
 GROUP = "finetricks"
@@ -144,14 +144,15 @@ class Catalog:
         catalog = self.with_classes(found)
         return Catalog(catalog.entries, catalog.refused, catalog.classes, (*self.files, path))
 
-
     def _check_free(self, tricks: Iterable[type[Trick]], path: Path) -> None:
         """Raise `InputError` for a name that is taken: a recipe would silently get another trick than it says."""
         taken = {name: kind for name, kind in self.classes.items() if not _is_from(kind, path)}
         for trick in tricks:
             name = self.name_of(trick)
             if name in self.entries or name in taken:
-                raise InputError(f"{path} defines {name!r}, which is a trick of {self.origin_of(name)}; rename the class")
+                raise InputError(
+                    f"{path} defines {name!r}, which is a trick of {self.origin_of(name)}; rename the class"
+                )
             taken[name] = trick
 
 
@@ -159,7 +160,7 @@ class Catalog:
 def installed() -> Catalog:
     """The tricks that the installed distributions announce. Imports none of them."""
     claims: dict[str, dict[str, Entry]] = {}
-    for point in announced(GROUP):
+    for point in entry_points(group=GROUP):
         name, version = (point.dist.name, point.dist.version) if point.dist else ("an unknown distribution", "")
         # A distribution that is on the path twice (an editable install and its metadata) is one claim.
         claims.setdefault(point.name, {})[name] = Entry(point.name, name, version, point.value)

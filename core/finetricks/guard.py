@@ -38,12 +38,14 @@ class Guard:
         given: what it gave when it was last called, for the hooks that are checked here.
     """
 
-    def __init__(self, name: str, trick: Trick, hook: str, implementation: pluggy.HookImpl, check: Check | None) -> None:
+    def __init__(
+        self, name: str, trick: Trick, hook: str, implementation: pluggy.HookImpl, check: Check | None
+    ) -> None:
         self.name = name
         self.hook = hook
         self.given: Any = None
         self._kind = type(trick)
-        self._function = implementation.function
+        self._function: Callable[..., Any] = implementation.function
         self._arguments = implementation.argnames
         self._check = check
         self._before: Callable[[Mapping[str, Any]], Untouched] | None = None
@@ -106,7 +108,9 @@ class Guard:
             raise self.error("a wrapper yields once, and this one did not: `value = yield`")
         if value is not None:
             wrapper.close()
-            raise self.error(f"a wrapper yields nothing, got {_shown(value)}: `value = yield`, then `return` the changed")
+            raise self.error(
+                f"a wrapper yields nothing, got {_shown(value)}: `value = yield`, then `return` the changed"
+            )
 
     def _until_return(self, wrapper: Generator[None, Any, Any], inner: Any) -> Any:
         ended, value = self._run(_sent, wrapper, inner)
@@ -194,7 +198,7 @@ _here = b""
 
 
 def _enter(crumb: bytes) -> bytes:
-    global _here  # noqa: PLW0603
+    global _here
     before, _here = _here, crumb
     if _trail is not None:
         _trail[:] = crumb.ljust(LENGTH, b"\0")

@@ -67,9 +67,13 @@ def _check_class(name: str, trick: type[Trick]) -> None:
         raise TrickError(f"{name}: a trick is immutable; leave model_config frozen")
     for attribute in ("conflicts", "requires"):
         reasons = getattr(trick, attribute)
-        if not (isinstance(reasons, Mapping) and all(isinstance(text, str) for item in reasons.items() for text in item)):
+        if not (
+            isinstance(reasons, Mapping) and all(isinstance(text, str) for item in reasons.items() for text in item)
+        ):
             raise TrickError(f"{name}.{attribute} is {reasons!r}; give the names of tricks, each with the reason")
-    if not (trick.neutral is None or (isinstance(trick.neutral, Mapping) and {*trick.neutral} <= {*trick.model_fields})):
+    if not (
+        trick.neutral is None or (isinstance(trick.neutral, Mapping) and {*trick.neutral} <= {*trick.model_fields})
+    ):
         raise TrickError(f"{name}.neutral is {trick.neutral!r}; give values of its fields by name, or None")
 
 

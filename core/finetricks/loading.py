@@ -11,8 +11,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint, distributions, entry_points
+from collections.abc import Callable
 from typing import Any
 
 from finetricks.errors import FinetricksError, in_words
@@ -23,7 +22,7 @@ SECONDS = "FINETRICKS_LOAD_SECONDS"
 """The environment variable that says how long the import of a trick may take."""
 
 DEFAULT_SECONDS, SAID_AFTER = 300.0, 15.0
-"""A trick's module may be the first to import torch, from a slow disk; after so many seconds it is said who is at it."""
+"""A trick's module may be the first to import torch, from a slow disk; after the second it is said who is at it."""
 
 
 class LoadFailed(FinetricksError):
@@ -89,30 +88,3 @@ def _in_time(function: Callable[[], None], who: str, module: str) -> None:
         if module:
             _given_up[module] = told
         raise LoadFailed(told)
-
-
-def announced(group: str) -> list[EntryPoint]:
-    """The entry points of a group. A distribution whose list cannot be read is said, and takes only itself down."""
-    try:
-        return list(entry_points(group=group))
-    except Exception:  # of any distribution, in any group
-        return list(_one_by_one(group))
-
-
-def _one_by_one(group: str) -> Iterator[EntryPoint]:
-    seen = set()
-    for distribution in distributions():
-        try:
-            name = distribution.metadata["Name"]
-            if name is None or name in seen:  # the first on the path is the one that is imported
-                continue
-            seen.add(name)
-            points = list(distribution.entry_points.select(group=group))
-        except Exception as error:
-            logger.warning("the entry points of %s cannot be read: %s", _place(distribution), in_words(error))
-            continue
-        yield from points
-
-
-def _place(distribution: Any) -> str:
-    return str(getattr(distribution, "_path", "a distribution"))

@@ -327,13 +327,15 @@ class Session:
     def check_weights(self) -> None:
         """Raise `Diverged` where a weight is not finite; to be asked before they are saved."""
         sums = [p.detach().sum(dtype=torch.float32) for p in self._parameters.values() if p.is_floating_point()]
-        if sums and not all(math.isfinite(value) for value in torch.stack([s.to(sums[0].device) for s in sums]).tolist()):
+        if sums and not all(
+            math.isfinite(value) for value in torch.stack([s.to(sums[0].device) for s in sums]).tolist()
+        ):
             for name, parameter in self._parameters.items():
                 if not bool(torch.isfinite(parameter).all()):
                     raise Diverged(self.global_step, f"weight {name}")
 
     def _lowest_gradient(self) -> torch.Tensor | None:
-        """The sum of one small gradient at the bottom, where no norm is computed: what is not finite above gets there."""
+        """The sum of a small gradient at the bottom, where there is no norm: what is not finite above gets there."""
         for layer in self.layers.names:
             found = [self._parameters[name].grad for name in self.layers.parameters[layer]]
             if gradients := [gradient for gradient in found if gradient is not None]:

@@ -17,8 +17,8 @@ import pluggy
 from finetricks.catalog import origin
 from finetricks.errors import Problem, TrickConflict, TrickError, suggest
 from finetricks.fresh import Rebuilding, fresh_parameters
-from finetricks.hooks import HOOKS, PROJECT, WRAPPABLE, Context, Hooks, ParamOptions, hookimpl
 from finetricks.guard import Check, Guard
+from finetricks.hooks import HOOKS, PROJECT, WRAPPABLE, Context, Hooks, ParamOptions, hookimpl
 from finetricks.implementation import check_hooks, implementations, owns
 from finetricks.streams import child
 from finetricks.trick import Trick
@@ -181,7 +181,7 @@ class Stack:
         return bool(set(self.implementing("build")) - set(self.implementing("finish")))
 
     def watch(self, hooks: Iterable[str], model: nn.Module) -> None:
-        """Look, when each of `hooks` is called next, at what it must leave as it is: `model`, the batch, the process."""
+        """Look, when each of `hooks` is called next, at what it must leave alone: `model`, the batch, the process."""
         for hook in hooks:
             for guard in self._guards[hook]:
                 guard.watch(partial(_before, hook, model))
@@ -214,7 +214,9 @@ class Stack:
             with kept(about.seed):
                 built = call(model=model, context=about)
             if not (built is None or isinstance(built, nn.Module)):
-                raise call.error(f"gave {type(built).__name__} instead of a model, or None for the one that it was given")
+                raise call.error(
+                    f"gave {type(built).__name__} instead of a model, or None for the one that it was given"
+                )
             model = model if built is None else built
             if complaint := _unusable(model):
                 raise call.error(f"left {complaint}")
@@ -251,7 +253,9 @@ class Stack:
                     near = suggest(str(key), known)
                     raise call.error(f"the model has no layer or parameter {key!r}{near}")
                 if not isinstance(options, ParamOptions):
-                    raise call.error(f"gave {options!r} for {key!r}; give ParamOptions(lr_factor=..., weight_decay=...)")
+                    raise call.error(
+                        f"gave {options!r} for {key!r}; give ParamOptions(lr_factor=..., weight_decay=...)"
+                    )
                 for field, value in vars(options).items():
                     if value is not None and not _is_factor(value):
                         raise call.error(f"{field} of {key!r} is {value!r}; give 0 or more")
@@ -271,8 +275,9 @@ class Stack:
         asked = tuple(given)  # an iterator is empty once it was gone through
         for name in asked:
             if name not in layers.names:
-                raise call.error(f"no layer {name!r}{suggest(str(name), layers.names)}; the model has "
-                                 f"{', '.join(layers.names)}")
+                raise call.error(
+                    f"no layer {name!r}{suggest(str(name), layers.names)}; the model has {', '.join(layers.names)}"
+                )
         return frozenset(asked)
 
     def schedule(self, progress: Progress) -> float:
@@ -308,7 +313,9 @@ class Stack:
         if len(set(factors)) > 1:
             # The innermost that changed its mind; where they all did so between the first time and now, the owner.
             changed = [
-                guard for guard, *given in zip(self._guards["schedule"], *answers_of, strict=True) if len(set(given)) > 1
+                guard
+                for guard, *given in zip(self._guards["schedule"], *answers_of, strict=True)
+                if len(set(given)) > 1
             ]
             guilty = (changed or self._guards["schedule"])[-1]
             raise guilty.error(f"does not give the same for the same step ({progress.step}: {factors}) {PURE}")
@@ -440,5 +447,11 @@ def _unusable(model: nn.Module) -> str:
 
 def _trained(outputs: Any) -> bool:
     """Whether anything that the model gave depends on what is trained."""
-    values = outputs.values() if isinstance(outputs, Mapping) else outputs if isinstance(outputs, list | tuple) else [outputs]
+    values = (
+        outputs.values()
+        if isinstance(outputs, Mapping)
+        else outputs
+        if isinstance(outputs, list | tuple)
+        else [outputs]
+    )
     return any(getattr(value, "requires_grad", False) for value in values)

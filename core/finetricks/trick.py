@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -20,8 +20,13 @@ from pydantic_core import CoreSchema, core_schema
 
 from finetricks.errors import TrickError
 
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass as _KindOfModels
+else:
+    _KindOfModels = type(BaseModel)
 
-class _Kind(type(BaseModel)):  # type: ignore[misc]
+
+class _Kind(_KindOfModels):
     """Makes the classes of tricks; what pydantic does not take is said in our words."""
 
     def __new__(cls, name: str, *arguments: Any, **options: Any) -> Any:

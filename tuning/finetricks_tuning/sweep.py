@@ -114,6 +114,7 @@ class _Session:
                     resources=Resources.of(self._study, self._prepared.gpus),
                     needs=Needs.of(self._study, self._prepared.tasks.values()),
                     isolation=self._study.settings.isolation,
+                    cell_minutes=self._study.settings.cell_minutes,
                     loggers=self._study.settings.loggers,
                     address=address,
                 )

@@ -13,13 +13,12 @@ What does not load, or is claimed twice, is warned of with its distribution and 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetricks.cli.console import warn
 from finetricks.loading import LoadFailed
-from finetricks.loading import announced as entry_points_of
 from finetricks.loading import load as load_in_time
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ CHECKERS = "finetricks.checkers"
 def announced(group: str, taken: Collection[str] = ()) -> dict[str, EntryPoint]:
     """The entry points of a group by name, without those that are `taken` or contested. Imports none of them."""
     claims: dict[str, dict[str, EntryPoint]] = {}
-    for point in entry_points_of(group):
+    for point in entry_points(group=group):
         # A distribution that is on the path twice (an editable install and its metadata) is one claim.
         claims.setdefault(point.name, {})[_distribution(point)] = point
     found = {}
