@@ -78,7 +78,7 @@ class StudySettings(Settings):
     cell_minutes: float | None = Field(
         default=1440.0,
         gt=0,
-        description="A cell that takes longer (a trick may hang) has failed, and keeps its checkpoints; null: no limit.",
+        description="A cell that takes longer (a trick may hang) has failed; it keeps its checkpoints. null: no limit",
     )
     cpus_per_cell: int | None = Field(
         default=None,

@@ -12,7 +12,7 @@ from finetricks.errors import InputError
 from finetricks_tuning.address import check_address
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.folder import check_folder, writing
-from finetricks_tuning.ledger import Ledger, Trial
+from finetricks_tuning.ledger import FINISHED, Ledger, Trial
 from finetricks_tuning.loopback import keep_to_this_machine
 from finetricks_tuning.manifest import Manifest
 from finetricks_tuning.plans import draw_plans
@@ -121,7 +121,15 @@ class _Session:
         finally:
             self._plan(searcher.ended).write(self._folder)
         if searcher.ended:
-            draw_plans(self._study, self._rounds.configurations, self._rounds.rates, self._prepared.tasks, self._folder)
+            finished = {trial.configuration for trial in searcher.trials.values() if trial.status == FINISHED}
+            draw_plans(
+                self._study,
+                self._rounds.configurations,
+                self._rounds.rates,
+                self._prepared.tasks,
+                self._folder,
+                finished=finished,
+            )
 
     def _next_round(self, trials: Mapping[str, Trial]) -> list[CellOrder]:
         cells = self._rounds.next(trials)
