@@ -175,7 +175,7 @@ def _effect(contest: Contest, model: BlockModel, contrast: Contrast) -> Effect:
     if lost:
         notes.append(f"{lost} failed or diverged {'cell is' if lost == 1 else 'cells are'} not in the estimate")
     if without:
-        notes.append(f"{without} {'cell' if without == 1 else 'cells'} without it failed or diverged too")
+        notes.append(f"{without} {'cell' if without == 1 else 'cells'} without it failed or diverged")
     estimate = model.contrast(contrast.weights)
     if estimate is None:
         return replace(nothing, note="; ".join([*notes, "the finished cells do not determine it"]))
