@@ -132,6 +132,16 @@ def test_rows_of_an_ablation_name_their_estimand_and_their_seeds() -> None:
     assert second.differences == pytest.approx({s: w - b for s, (w, b) in enumerate(zip(WITH, BASE, strict=True))})
 
 
+def test_a_level_beside_a_baseline_that_lost_cells_is_not_said_to_hurt() -> None:
+    values = cells(base=BASE, a=[v - 0.05 + e for v, e in zip(BASE, NOISE, strict=True)], b=BASE)
+    assert level_effects(ablation(values))[0].verdict == "hurts"
+    del values["base", 0]
+    effect = level_effects(ablation(values, {"base": 1}))[0]
+    assert (effect.p_adjusted or 1) < 0.01
+    assert (effect.verdict, effect.lost, effect.lost_without) == ("undecided", 0, 1)
+    assert effect.note.endswith("1 cell without it failed or diverged, so it is not said to hurt")
+
+
 def test_a_level_that_lost_cells_is_not_said_to_help() -> None:
     values = cells(base=BASE, a=[v + 0.05 + e for v, e in zip(BASE, NOISE, strict=True)], b=BASE)
     del values["a", 0]

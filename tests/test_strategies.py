@@ -14,7 +14,7 @@ from finetricks_tuning.strategies import STRATEGIES, Results, Round, Strategy
 from finetricks_tuning.strategies.full import Full
 from finetricks_tuning.strategies.halving import Halving
 from finetricks_tuning.strategies.looks import looks_at, shares
-from finetricks_tuning.strategies.race import Race
+from finetricks_tuning.strategies.race import Race, best
 from finetricks_tuning.strategies.sequential import Sequential
 
 Metric = Callable[[str, int], float | None]
@@ -221,3 +221,12 @@ def test_seeds_needed_are_those_of_the_t_test() -> None:
 def test_every_strategy_ends_with_one_configuration_beside_the_baseline_and_one_seed(name: str) -> None:
     _, found = played(STRATEGIES[name](), ablation("stlr"), by_name(), seeds=1)
     assert len(found.values) == 2
+
+
+def test_a_configuration_that_lost_a_cell_comes_after_those_that_lost_none() -> None:
+    found = results(
+        ablation("a", "b"),
+        {("baseline", 0): 0.5, ("baseline", 1): 0.5, ("a", 0): 0.9, ("a", 1): None, ("b", 0): 0.6, ("b", 1): 0.6},
+    )
+    assert best(list(found.levels), found) == "b"
+    assert best(list(found.levels), found, [0]) == "a"

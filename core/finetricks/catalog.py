@@ -12,13 +12,14 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
 from finetricks.errors import InputError, TrickError, suggest
 from finetricks.implementation import check_hooks
+from finetricks.loading import LoadFailed, load
 from finetricks.trick import Trick
 
 GROUP = "finetricks"
@@ -43,17 +44,18 @@ class Entry:
 
     def load(self) -> type[Trick]:
         """Import the trick's class. Raises `UnknownTrick` naming the distribution when that fails."""
+        who = f"trick {self.name!r} of {self.origin}"
+        point = EntryPoint(self.name, self.target, GROUP)
         try:
-            found = EntryPoint(self.name, self.target, GROUP).load()
-        except (Exception, SystemExit) as error:  # a third party's module may raise anything at import
-            reason = f"{type(error).__name__}: {error}"
-            raise UnknownTrick(f"trick {self.name!r} of {self.origin} does not load: {reason}") from error
+            found = load(point.load, who, self.target.partition(":")[0])
+        except LoadFailed as error:
+            raise UnknownTrick(f"{who} does not load: {error}") from error
         if not (isinstance(found, type) and issubclass(found, Trick)):
-            raise UnknownTrick(f"trick {self.name!r} of {self.origin}: {self.target} is not a subclass of Trick")
+            raise UnknownTrick(f"{who}: {self.target} is not a subclass of Trick")
         try:
             check_hooks(found)
         except TrickError as error:
-            raise UnknownTrick(f"trick {self.name!r} of {self.origin} cannot be used: {error}") from error
+            raise UnknownTrick(f"{who} cannot be used: {error}") from error
         return found
 
 
@@ -144,8 +146,20 @@ class Catalog:
                 check_hooks(trick)
             except TrickError as error:
                 raise InputError(f"{path}: {error}") from error
+        self._check_free(found, path)
         catalog = self.with_classes(found)
         return Catalog(catalog.entries, catalog.refused, catalog.classes, (*self.files, path))
+
+    def _check_free(self, tricks: Iterable[type[Trick]], path: Path) -> None:
+        """Raise `InputError` for a name that is taken: a recipe would silently get another trick than it says."""
+        taken = {name: kind for name, kind in self.classes.items() if not _is_from(kind, path)}
+        for trick in tricks:
+            name = self.name_of(trick)
+            if name in self.entries or name in taken:
+                raise InputError(
+                    f"{path} defines {name!r}, which is a trick of {self.origin_of(name)}; rename the class"
+                )
+            taken[name] = trick
 
 
 @cache
@@ -165,6 +179,15 @@ def installed() -> Catalog:
     return Catalog(entries, refused)
 
 
+def origin(trick: type[Trick]) -> str:
+    """Where a class comes from: `distribution version`, or its file."""
+    entries = installed().entries.values()
+    target, package = f"{trick.__module__}:{trick.__qualname__}", trick.__module__.partition(".")[0]
+    own = [entry.origin for entry in entries if entry.target == target]
+    own += [entry.origin for entry in entries if re.split(r"[.:]", entry.target)[0] == package]
+    return own[0] if own else getattr(sys.modules.get(trick.__module__), "__file__", None) or "this program"
+
+
 def snake_case(name: str) -> str:
     """`SlantedTriangular` -> `slanted_triangular`, `AuxiliaryLM` -> `auxiliary_lm`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
@@ -181,8 +204,12 @@ def _module_of(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise InputError(f"plugin file {path} does not run: {type(error).__name__}: {error}") from error
+        load(partial(spec.loader.exec_module, module), f"plugin file {path}")
+    except LoadFailed as error:
+        sys.modules.pop(name, None)
+        raise InputError(f"plugin file {path} does not run: {error}") from error
     return module
+
+
+def _is_from(trick: type[Trick], path: Path) -> bool:
+    return getattr(sys.modules.get(trick.__module__), "__file__", None) == str(path)

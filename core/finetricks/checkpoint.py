@@ -96,6 +96,10 @@ class Checkpoints:
             )
         return None
 
+    def steps(self) -> list[int]:
+        """The steps whose checkpoints are there, the newest last."""
+        return [int(folder.name.removeprefix("step-")) for folder in self._all()]
+
     def clear(self) -> None:
         """Remove all checkpoints."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from finetricks.errors import FinetricksError, InputError
+from finetricks.errors import FinetricksError, InputError, in_words
 
 T = TypeVar("T")
 
@@ -145,8 +145,7 @@ ALONE = Ranks()
 def describe(failure: Exception) -> str:
     """An error in words, with its notes: which trick it came from."""
     notes = "".join(f"\n{note}" for note in getattr(failure, "__notes__", ()))
-    kind = "" if isinstance(failure, FinetricksError) else f"{type(failure).__name__}: "
-    return f"{kind}{failure}{notes}"
+    return f"{failure if isinstance(failure, FinetricksError) else in_words(failure)}{notes}"
 
 
 def backend() -> str:

@@ -75,15 +75,31 @@ class NotFinite(FinetricksError):
 
 
 class Diverged(FinetricksError):
-    """The loss, a gradient or a score is no longer finite. Carries the optimizer step."""
+    """The loss, a gradient or a score is no longer finite. Carries the optimizer step at which that began.
 
-    def __init__(self, step: int, what: str = "loss") -> None:
+    Args:
+        steps: for how many steps in a row it was so when the run was ended.
+    """
+
+    def __init__(self, step: int, what: str = "loss", steps: int = 1) -> None:
         self.step = step
         self.what = what
-        super().__init__(f"diverged at step {step}: the {what} is not finite")
+        self.steps = steps
+        lasted = f", for {steps} steps in a row" if steps > 1 else ""
+        super().__init__(f"diverged at step {step}: the {what} is not finite{lasted}")
 
-    def __reduce__(self) -> tuple[type[Diverged], tuple[int, str]]:
-        return type(self), (self.step, self.what)
+    def __reduce__(self) -> tuple[type[Diverged], tuple[int, str, int]]:
+        return type(self), (self.step, self.what, self.steps)
+
+
+def in_words(error: BaseException) -> str:
+    """The kind of an error and its message, also where a third party's class has none that can be read."""
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:
+        return f"{kind} (its message cannot be read)"
+    return f"{kind}: {text}" if text else kind
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ version; both are refused here, with the mend.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ def owns(trick: type[Trick], hook: str) -> bool:
 def check_hooks(trick: type[Trick]) -> None:
     """Raise `TrickError`, with the mend, when the class cannot work as a plugin."""
     name = trick.__name__
+    _check_class(name, trick)
     marked = _marked(trick)
     for method, function in marked.items():
         if method not in HOOKS:
@@ -53,6 +54,27 @@ def check_hooks(trick: type[Trick]) -> None:
             raise TrickError(f"{name}.{hook} has the name of a hook but no @hookimpl; mark it, or rename it")
     if not marked:
         raise TrickError(f"{name} implements no hook: mark at least one method with @hookimpl")
+
+
+def _check_class(name: str, trick: type[Trick]) -> None:
+    if not trick.__pydantic_complete__:
+        try:
+            trick.model_rebuild()
+        except Exception as error:
+            told = str(error).splitlines()[0]
+            raise TrickError(f"{name}: the annotation of a field names what cannot be found ({told})") from error
+    if not trick.model_config.get("frozen"):
+        raise TrickError(f"{name}: a trick is immutable; leave model_config frozen")
+    for attribute in ("conflicts", "requires"):
+        reasons = getattr(trick, attribute)
+        if not (
+            isinstance(reasons, Mapping) and all(isinstance(text, str) for item in reasons.items() for text in item)
+        ):
+            raise TrickError(f"{name}.{attribute} is {reasons!r}; give the names of tricks, each with the reason")
+    if not (
+        trick.neutral is None or (isinstance(trick.neutral, Mapping) and {*trick.neutral} <= {*trick.model_fields})
+    ):
+        raise TrickError(f"{name}.neutral is {trick.neutral!r}; give values of its fields by name, or None")
 
 
 def _marked(trick: type[Trick]) -> dict[str, Callable[..., Any]]:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,6 +38,11 @@ class Layers:
     names: tuple[str, ...]
     parameters: Mapping[str, tuple[str, ...]]
     modules: Mapping[str, frozenset[str]]
+
+    def __post_init__(self) -> None:
+        # Tricks are given this one after another.
+        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
+        object.__setattr__(self, "modules", MappingProxyType(dict(self.modules)))
 
     @property
     def blocks(self) -> tuple[str, ...]:

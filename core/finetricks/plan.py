@@ -183,6 +183,7 @@ def compile_plan(
     """
     if total_steps < 1 or steps_per_epoch < 1:
         raise ValueError(f"a run has at least one step, got {total_steps} in epochs of {steps_per_epoch}")
+    stack.watch(("param_groups", "freeze", "schedule"), model)
     groups = _groups(stack.param_groups(model, layers), layers, weight_decay or {})
     decisions = dict(decisions or {})
     stages, schedule = _course(stack, layers, total_steps, steps_per_epoch, decisions)
@@ -193,6 +194,9 @@ def total_steps(epochs: float, steps_per_epoch: int) -> int:
     """Optimizer steps of a run: a fraction of an epoch is rounded up to whole steps, as the Trainer does."""
     return max(math.ceil(epochs * steps_per_epoch), 1)
 
+
+ASKED_AGAIN = 16
+"""At so many steps, the last first, `freeze` and `schedule` are asked again, and must answer as they did."""
 
 Asked = Mapping[str, Mapping[str, ParamOptions]]
 SETTINGS = "training settings"
@@ -249,11 +253,15 @@ def _course(
     for start, end in zip(starts, [*starts[1:], total_steps], strict=True):
         known = {name: step for name, step in decisions.items() if step <= start}
         stages = _stages(stack, layers, total_steps, steps_per_epoch, known)
-        schedule += [
-            stack.schedule(Progress(step, total_steps, steps_per_epoch, stage, known))
+        here = [
+            Progress(step, total_steps, steps_per_epoch, stage, known)
             for stage in stages
             for step in range(max(stage.start, start), min(stage.end, end))
         ]
+        schedule += [stack.schedule(progress) for progress in here]
+        for progress in here[:: -(-len(here) // ASKED_AGAIN)][::-1] if here else ():
+            stage = progress.stage or stages[-1]
+            stack.check_pure(progress, layers, stage.frozen, schedule[progress.step])
     return stages, tuple(schedule)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Progress:
     steps_per_epoch: int
     stage: Stage | None = None
     decisions: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Tricks are given this one after another.
+        object.__setattr__(self, "decisions", MappingProxyType(dict(self.decisions)))
 
     def decided(self, name: str) -> bool:
         """Whether the decision `name` holds at this step."""

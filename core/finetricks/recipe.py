@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from finetricks.catalog import Catalog, UnknownTrick, installed
-from finetricks.errors import Problem, RecipeError, suggest
+from finetricks.errors import Problem, RecipeError, in_words, suggest
 from finetricks.settings import Data, Training
 from finetricks.stack import Named, Stack, conflicts
 from finetricks.streams import Streams
@@ -241,7 +241,7 @@ class _Reader:
 
     def _trick(self, index: int, entry: Any) -> Named | None:
         if isinstance(entry, Trick):
-            return self.catalog.name_of(type(entry)), entry
+            return self._given(index, entry)
         if isinstance(entry, Mapping) and len(entry) == 1:
             name, values = next(iter(entry.items()))
         else:
@@ -261,7 +261,18 @@ class _Reader:
             self.note(loc, str(error))
         except ValidationError as error:
             self.problems.extend(problems_of(error, kind, values or {}, loc, self.document.place))
+        except (Exception, SystemExit) as error:  # a validator of a third party's
+            self.note(loc, f"trick {name!r} of {self.catalog.origin_of(name)} cannot be made: {in_words(error)}")
         return None
+
+    def _given(self, index: int, trick: Trick) -> Named | None:
+        """An instance, by the name of its class; one that is another trick's would be read back as that."""
+        name, kind = self.catalog.name_of(type(trick)), type(trick)
+        if name in self.catalog.entries and self.catalog.get(name) is not kind:
+            taken = self.catalog.origin_of(name)
+            self.note(("tricks", index), f"{kind.__name__} is called {name!r}, as a trick of {taken}; rename the class")
+            return None
+        return name, trick
 
     def layers(self, given: Any) -> dict[str, list[str]] | None:
         if given is None:

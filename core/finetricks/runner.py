@@ -234,18 +234,27 @@ class _Run:
         self.folder.write_metrics(self.history)
 
     def train(self, save_model: bool, upto: float, on_progress: OnProgress | None) -> Result:
+        try:
+            return self._train(save_model, upto, on_progress)
+        except Diverged as diverged:
+            self._record({}, diverged)
+            if kept := self.ranks.of_first(self.folder.checkpoints.steps):
+                diverged.add_note(f"the checkpoint of step {kept[-1]} is kept: {self.folder.checkpoints.folder}")
+            raise
+
+    def _train(self, save_model: bool, upto: float, on_progress: OnProgress | None) -> Result:
         session, plan = self.session, self.session.plan
         session.model.train()
         last = math.ceil(upto * plan.total_steps)
         for batch in session.batches() if session.global_step < last else ():
             with self.ranks.together():
                 loss = session.loss(batch, self.wrapped)
-            self._watch(self.ranks.mean(loss.item() * session.weight), "loss")
+            value = self.ranks.mean(loss.item() * session.weight)
+            if math.isfinite(value):
+                self.losses.append(value)
             session.backward(loss)
             if not session.step():
                 continue
-            if session.grad_norm is not None:
-                self._watch(session.grad_norm.item(), "gradient")
             metrics = self._evaluation() if self._due(self.recipe.training.evaluate) else None
             if self._due(self.recipe.training.checkpoint):
                 self._save()
@@ -262,12 +271,6 @@ class _Run:
         plan, step = self.session.plan, self.session.global_step
         every = plan.steps_per_epoch if interval == "epoch" else int(interval)
         return step % every == 0 or self.session.ended
-
-    def _watch(self, value: float, what: str) -> None:
-        if not math.isfinite(value):
-            raise Diverged(self.session.global_step, what)
-        if what == "loss":
-            self.losses.append(value)
 
     def _evaluation(self) -> dict[str, float]:
         """Let the tricks decide on the held-out slice, if they do; then score valid, and record it."""
@@ -291,7 +294,7 @@ class _Run:
             ranks.of_first(lambda: write_predictions(path, dataset, scores, kind=task.kind, labels=task.labels))
         return compute_metrics(task.kind, scores, dataset["labels"][:])
 
-    def _record(self, metrics: dict[str, float]) -> None:
+    def _record(self, metrics: dict[str, float], diverged: Diverged | None = None) -> None:
         session, plan = self.session, self.session.plan
         last = max(session.global_step - 1, 0)
         self.history.append(
@@ -303,8 +306,10 @@ class _Run:
                 "learning_rate": {group.name: plan.rate(group, last) for group in plan.groups},
                 "frozen": sorted(plan.stage_at(last).frozen),
                 "decisions": dict(plan.decisions),
+                "skipped_steps": session.skipped.total,
                 "seconds": self._seconds(),
             }
+            | ({"diverged": {"step": diverged.step, "what": diverged.what}} if diverged else {})
         )
         self.losses = []
         self.ranks.of_first(lambda: self.folder.write_metrics(self.history))
@@ -313,6 +318,7 @@ class _Run:
         return self.seconds_before + time.perf_counter() - self.started
 
     def _save(self) -> None:
+        self.session.check_weights()  # a checkpoint that is there can be gone on from
         state = self._state()  # all ranks have a part in it
         self.ranks.of_first(lambda: self.folder.checkpoints.save(self.session.global_step, state))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from accelerate.utils import convert_to_fp32, send_to_device
 from torch import nn
 
 from finetricks.distributed import ALONE, Ranks
-from finetricks.errors import CheckpointError, FinetricksError, TrickError
+from finetricks.errors import CheckpointError, Diverged, FinetricksError, TrickError
 from finetricks.freezing import Freezing
 from finetricks.fresh import fresh_parameters
 from finetricks.layer_pass import default_forward
@@ -41,6 +43,14 @@ STOP = "stop"
 """The decision that ends a run."""
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """How many optimizer steps were not finite: up to now, and in all."""
+
+    in_a_row: int = 0
+    total: int = 0
+
+
 class Session:
     """A plan bound to a live model. `Session.bind` makes one for a loop of your own; `TrickTrainer` makes its own.
 
@@ -51,6 +61,7 @@ class Session:
         scheduler: sets each group's rate from the plan.
         global_step: optimizer steps done.
         stopped: whether a trick has decided to end the run.
+        skipped: the steps that were not finite, and so changed no weight.
     """
 
     def __init__(
@@ -67,6 +78,7 @@ class Session:
         batches_per_epoch: int | None = None,
         clip: float = 0.0,
         precision: str = "fp32",
+        nonfinite_patience: int = 0,
         forward: Forward | None = None,
         replan: Callable[[Mapping[str, int]], Plan] | None = None,
         ranks: Ranks = ALONE,
@@ -81,12 +93,17 @@ class Session:
         self.global_step = 0
         self.state: dict[str, dict[str, Any]] = {name: {} for name, _ in stack.tricks}
         self.grad_norm: torch.Tensor | None = None
+        self.skipped = Skipped()
         self._order = order
         self._ranks = ranks
         self._accumulation = accumulation
         self._batches_per_epoch = batches_per_epoch or plan.steps_per_epoch * accumulation
         self._clip = clip
         self._precision = precision
+        self._nonfinite_patience = nonfinite_patience
+        self._losses: list[torch.Tensor] = []  # of the optimizer step's micro-batches, still on their device
+        self._parameters = dict(model.named_parameters())
+        self._looked = False
         self._run_model = forward or default_forward
         self._criterion = stack.criterion()
         self._freezing = Freezing(model, layers)
@@ -176,6 +193,7 @@ class Session:
             batches_per_epoch=length,
             clip=training.clip,
             precision=training.precision,
+            nonfinite_patience=training.nonfinite_patience,
             forward=forward,
             replan=lambda decisions: compiled(decisions=decisions),
             ranks=ranks,
@@ -255,23 +273,89 @@ class Session:
                 f"the loss of step {self.global_step} depends on nothing that is trained then ({', '.join(trained)}): "
                 "the model's output does not read it"
             )
+        loss = self.carried(loss)
         if (weight := self.weight) != 1:
             loss = loss * weight
         (loss / self._window()).backward()
 
     def step(self) -> bool:
-        """End a micro-batch; when it completes an optimizer step, clip, update, and advance. Gives whether it did."""
+        """End a micro-batch; when it completes an optimizer step, clip, update, and advance. Gives whether it did.
+
+        A step whose loss or gradient is not finite changes no weight.
+
+        Raises:
+            Diverged: there were more such steps in a row than `training.nonfinite_patience`.
+        """
         self._micro_batch += 1
         if self._micro_batch < self._window():
             return False
         if self._clip > 0:
             self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
+        self.check_gradient(self.grad_norm if self._clip > 0 else self._lowest_gradient())
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.global_step += 1
         self._micro_batch = 0
         return True
+
+    def carried(self, loss: torch.Tensor) -> torch.Tensor:
+        """The loss of a micro-batch, such that if it is not finite no gradient of it is; bit-equal where it is.
+
+        So the gradient alone tells, and once it is averaged over the ranks it tells all of them.
+        """
+        self._losses.append(loss.detach())
+        return loss * (1 + 0 * loss.detach())
+
+    @property
+    def loss_not_finite(self) -> bool:
+        """Whether a loss of the present optimizer step is not finite; waits for the device."""
+        return any(not bool(torch.isfinite(loss)) for loss in self._losses)
+
+    def check_gradient(self, norm: torch.Tensor | float | None) -> None:
+        """See to it that an optimizer step that is not finite changes no weight: it finds no gradients then.
+
+        Args:
+            norm: of the gradient, or of any part that everything flows into; waits for the device that it is on.
+
+        Raises:
+            Diverged: there were more such steps in a row than `training.nonfinite_patience`.
+        """
+        if norm is None or bool(torch.isfinite(torch.as_tensor(norm))):
+            self.skipped = replace(self.skipped, in_a_row=0)
+        else:
+            self.skipped = Skipped(self.skipped.in_a_row + 1, self.skipped.total + 1)
+            if self.skipped.in_a_row > self._nonfinite_patience:
+                raise self._diverged()
+            self.optimizer.zero_grad(set_to_none=True)
+        self._losses = []
+
+    def check_weights(self) -> None:
+        """Raise `Diverged` where a weight is not finite; to be asked before they are saved."""
+        sums = [p.detach().sum(dtype=torch.float32) for p in self._parameters.values() if p.is_floating_point()]
+        if sums and not all(
+            math.isfinite(value) for value in torch.stack([s.to(sums[0].device) for s in sums]).tolist()
+        ):
+            for name, parameter in self._parameters.items():
+                if not bool(torch.isfinite(parameter).all()):
+                    raise Diverged(self.global_step, f"weight {name}")
+
+    def _lowest_gradient(self) -> torch.Tensor | None:
+        """The sum of a small gradient at the bottom, where there is no norm: what is not finite above gets there."""
+        for layer in self.layers.names:
+            found = [self._parameters[name].grad for name in self.layers.parameters[layer]]
+            if gradients := [gradient for gradient in found if gradient is not None]:
+                return min(gradients, key=torch.Tensor.numel).sum()
+        return None
+
+    def _diverged(self) -> Diverged:
+        """The error, the same on all ranks."""
+        steps = self.skipped.in_a_row
+        of_loss = self._ranks.mean(float(self.loss_not_finite)) > 0
+        diverged = Diverged(self.global_step + 1 - steps, "loss" if of_loss else "gradient", steps)
+        if told := next(filter(None, self._ranks.gather(self.stack.first_not_finite())), ""):
+            diverged.add_note(told)
+        return diverged
 
     @property
     def ended(self) -> bool:
@@ -341,6 +425,9 @@ class Session:
         """Bring the model to where the plan has it at `step`: freezes and thaws only where the plan changes."""
         self.global_step = step
         self._micro_batch = micro_batch
+        if not micro_batch and (not self._looked or step % self.plan.steps_per_epoch == 0):
+            self._looked = True
+            self.stack.watch(("loss", "regularize"), self.model)
         frozen = self.plan.stage_at(step).frozen
         if frozen != self._freezing.frozen:
             self._freezing.apply(frozen)
@@ -351,7 +438,8 @@ class Session:
 
     def penalty(self) -> torch.Tensor | None:
         """The tricks' penalty on the weights; `None` when there is none."""
-        return self.stack.regularize(self.model, self._step())
+        with self.dropout_stream():
+            return self.stack.regularize(self.model, self._step())
 
     def _whole_loss(self, batch: Any) -> torch.Tensor:
         step = self._step()
@@ -410,7 +498,11 @@ class Session:
         """What a checkpoint must agree with: the tricks, the model, the groups by name, the plan, the streams.
 
         JSON values.
+
+        Raises:
+            TrickError: a trick has changed its own values.
         """
+        self.stack.check_unchanged()
         return {
             "tricks": {name: trick.model_dump(mode="json") for name, trick in self.stack.tricks},
             "groups": {group.name: list(group.parameters) for group in self.plan.groups},
@@ -473,6 +565,7 @@ class Session:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "decisions": dict(self.plan.decisions),
+            "skipped": vars(self.skipped),
             "own": _of_ranks(self._ranks, {"tricks": self.state, "rng": _rng() if self.streams is None else None}),
         }
 
@@ -488,7 +581,7 @@ class Session:
             raise CheckpointError(f"the state lacks {', '.join(missing)}; give one that session.state_dict() made")
         self.global_step = state["global_step"]
         own = state["own"][self._ranks.rank if len(state["own"]) > 1 else 0]
-        self.recall(own["tricks"], state["decisions"])
+        self.recall(own["tricks"], state["decisions"], state.get("skipped", {}))
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -497,8 +590,11 @@ class Session:
             _set_rng(self._resumed_rng)
         self.enter(state["global_step"])
 
-    def recall(self, tricks: Mapping[str, dict[str, Any]], decisions: Mapping[str, int]) -> None:
-        """Take up what the tricks remembered and had decided at the present step."""
+    def recall(
+        self, tricks: Mapping[str, dict[str, Any]], decisions: Mapping[str, int], skipped: Mapping[str, int]
+    ) -> None:
+        """Take up what the tricks remembered and had decided at the present step, and what had been skipped."""
+        self.skipped = Skipped(**skipped)
         self.state = {name: dict(tricks.get(name, {})) for name, _ in self.stack.tricks}
         if dict(decisions) != self.plan.decisions:
             self._follow(decisions)

@@ -69,6 +69,12 @@ class Training(Settings):
     eps: float = Field(default=1e-8, gt=0)
     momentum: float = Field(default=0.0, ge=0, lt=1, description="Of SGD.")
     clip: float = Field(default=1.0, ge=0, description="Norm to which the gradient is clipped; 0 leaves it.")
+    nonfinite_patience: int = Field(
+        default=0,
+        ge=0,
+        description="Steps in a row whose loss or gradient may be no number before the run has diverged; each is "
+        "skipped. 0: the first ends it.",
+    )
     precision: Literal["fp32", "bf16"] = "fp32"
     max_length: int | None = Field(
         default=None, gt=2, description="Tokens of an example; the model's own limit by default."

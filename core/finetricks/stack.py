@@ -7,19 +7,22 @@ A fresh manager is made for each run, so that two runs in one process never touc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import TracebackType
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from finetricks.catalog import origin
 from finetricks.errors import Problem, TrickConflict, TrickError, suggest
 from finetricks.fresh import Rebuilding, fresh_parameters
+from finetricks.guard import Check, Guard
 from finetricks.hooks import HOOKS, PROJECT, WRAPPABLE, Context, Hooks, ParamOptions, hookimpl
 from finetricks.implementation import check_hooks, implementations, owns
-from finetricks.streams import child, seeded
+from finetricks.streams import child
 from finetricks.trick import Trick
+from finetricks.untouched import Untouched, kept
 
 if TYPE_CHECKING:
     import datasets
@@ -120,7 +123,29 @@ class Stack:
             self._manager.register(trick, name)
         self._manager.check_pending()
         self._hook = self._manager.hook
+        self._guards = {hook: self._guarded(hook) for hook in HOOKS}
+        self._values = {name: trick.model_dump_json() for name, trick in self.tricks}
         self._names = {id(trick): name for name, trick in self.tricks}
+
+    def _guarded(self, hook: str) -> list[Guard]:
+        """Put a guard before each implementation of a hook; in the order in which they are called."""
+        tricks, guards = dict(self.tricks), []
+        # Latest registered stands last and is called first; of wrappers, which all stand last, too.
+        for implementation in reversed(getattr(self._hook, hook).get_hookimpls()):
+            if (name := implementation.plugin_name) in tricks:
+                guard = Guard(name, tricks[name], hook, implementation, CHECKS.get(hook))
+                implementation.function = guard.wrapping if implementation.wrapper else guard.plain
+                guards.append(guard)
+        return guards
+
+    def check_unchanged(self) -> None:
+        """Raise `TrickError` for a trick whose values are no longer those that the run began with."""
+        for name, trick in self.tricks:
+            if (now := trick.model_dump_json()) != self._values[name]:
+                raise TrickError(
+                    f"trick {name!r} of {origin(type(trick))} has changed itself: {self._values[name]} became {now}; a "
+                    "trick is immutable, what it must remember lives in `step.state_of(self)`"
+                )
 
     def name_of(self, trick: Trick) -> str:
         """The name that `trick` has in this stack."""
@@ -155,32 +180,46 @@ class Stack:
         """Whether what tricks built into the model stays there when training ends."""
         return bool(set(self.implementing("build")) - set(self.implementing("finish")))
 
+    def watch(self, hooks: Iterable[str], model: nn.Module) -> None:
+        """Look, when each of `hooks` is called next, at what it must leave alone: `model`, the batch, the process."""
+        for hook in hooks:
+            for guard in self._guards[hook]:
+                guard.watch(partial(_before, hook, model))
+
     # -- once, before training ---------------------------------------------------------------------------
 
     def data(self, dataset: datasets.Dataset, split: str, seed: int, **context: Any) -> datasets.Dataset:
         """Pass a split through the tricks. `seed` is the data stream's, `context` fills a `Context`."""
         # What bounds the length comes last: what others add must be bounded too.
         bounding = {name: trick.bounds_length for name, trick in self.tricks}
-        for name, call in sorted(self._calls("data"), key=lambda found: bounding[found[0]]):
-            about = Context(seed=child(seed, "data", name, split), **context)
-            with seeded(about.seed):
+        for call in sorted(self._guards["data"], key=lambda guard: bounding[guard.name]):
+            about = Context(seed=child(seed, "data", call.name, split), **context)
+            with kept(about.seed):
                 changed = call(dataset=dataset, split=split, context=about)
             # A Trainer's data set may be of any kind; what a trick does not change it gives back as it is.
             if changed is not dataset and not hasattr(changed, "column_names"):
-                raise TrickError(
-                    f"trick {name!r}, hook 'data': gave {type(changed).__name__} instead of a data set; return it"
-                )
+                raise call.error(f"gave {type(changed).__name__} instead of a data set; return it")
+            if lost := [c for c in NEEDED if c in _columns(dataset) and c not in _columns(changed)]:
+                raise call.error(f"gave a data set without the column {lost[0]!r}; keep it")
             dataset = changed
         return dataset
 
     def build(self, model: nn.Module, seed: int, **context: Any) -> nn.Module:
         """Let the tricks change the model's structure. `seed` is the initialisation stream's."""
+        from torch import nn
+
         rebuilding = Rebuilding(model)
-        for name, call in self._calls("build"):
-            about = Context(seed=child(seed, "build", name), **context)
-            with seeded(about.seed):
+        for call in self._guards["build"]:
+            about = Context(seed=child(seed, "build", call.name), **context)
+            with kept(about.seed):
                 built = call(model=model, context=about)
+            if not (built is None or isinstance(built, nn.Module)):
+                raise call.error(
+                    f"gave {type(built).__name__} instead of a model, or None for the one that it was given"
+                )
             model = model if built is None else built
+            if complaint := _unusable(model):
+                raise call.error(f"left {complaint}")
         rebuilding.end(model)
         return model
 
@@ -189,10 +228,14 @@ class Stack:
         fresh = fresh_parameters(model, layers)
         # What trains weights comes after what draws them, which would throw its work away.
         learning = {name: trick.learns for name, trick in self.tricks}
-        for name, call in sorted(self._calls("init"), key=lambda found: learning[found[0]]):
-            about = Context(seed=child(seed, "init", name), fresh=fresh, **context)
-            with seeded(about.seed):
+        for call in sorted(self._guards["init"], key=lambda guard: learning[guard.name]):
+            about = Context(seed=child(seed, "init", call.name), fresh=fresh, **context)
+            # Training is far from what must stay as it is; but the model's structure has been read already.
+            untouched = Untouched(model, weights=False)
+            with kept(about.seed):
                 call(model=model, layers=layers, context=about)
+            if complaint := untouched.disturbed() or _unusable(model):
+                raise call.error(complaint)
 
     # -- compiled into the plan --------------------------------------------------------------------------
 
@@ -200,52 +243,97 @@ class Stack:
         """What each trick asks for, by the trick's name. Names that the model lacks are errors."""
         asked: dict[str, Mapping[str, ParamOptions]] = {}
         known = {*layers.names, *(p for group in layers.parameters.values() for p in group)}
-        for name, call in self._calls("param_groups"):
-            asked[name] = call(model=model, layers=layers)
-            for key, options in asked[name].items():
+        for call in self._guards["param_groups"]:
+            given = call(model=model, layers=layers)
+            if not isinstance(given, Mapping):
+                raise call.error(f"gave {type(given).__name__}; it gives {{layer or parameter: ParamOptions(...)}}")
+            asked[call.name] = dict(given)
+            for key, options in given.items():
                 if key not in known:
-                    near = suggest(key, known)
-                    raise TrickError(
-                        f"trick {name!r}, hook 'param_groups': the model has no layer or parameter {key!r}{near}"
+                    near = suggest(str(key), known)
+                    raise call.error(f"the model has no layer or parameter {key!r}{near}")
+                if not isinstance(options, ParamOptions):
+                    raise call.error(
+                        f"gave {options!r} for {key!r}; give ParamOptions(lr_factor=..., weight_decay=...)"
                     )
                 for field, value in vars(options).items():
-                    if value is not None and not (math.isfinite(value) and value >= 0):
-                        raise TrickError(
-                            f"trick {name!r}, hook 'param_groups': {field} of {key!r} is {value!r}; give 0 or more"
-                        )
+                    if value is not None and not _is_factor(value):
+                        raise call.error(f"{field} of {key!r} is {value!r}; give 0 or more")
         return asked
 
     def freeze(self, progress: Progress, layers: Layers) -> frozenset[str]:
         """The layers that are frozen at a step: the union over the tricks."""
         frozen: set[str] = set()
-        for name, call in self._calls("freeze"):
-            asked = call(progress=progress, layers=layers)
-            if unknown := sorted(set(asked) - set(layers.names)):
-                raise TrickError(
-                    f"trick {name!r}, hook 'freeze': no layer {unknown[0]!r}{suggest(unknown[0], layers.names)}; "
-                    f"the model has {', '.join(layers.names)}"
-                )
-            frozen.update(asked)
+        for call in self._guards["freeze"]:
+            frozen |= self._frozen_by(call, progress, layers)
         return frozenset(frozen)
+
+    def _frozen_by(self, call: Guard, progress: Progress, layers: Layers) -> frozenset[str]:
+        given = call(progress=progress, layers=layers)
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise call.error(f"gave {given!r}; it gives the names of layers in a tuple, a list or a set")
+        asked = tuple(given)  # an iterator is empty once it was gone through
+        for name in asked:
+            if name not in layers.names:
+                raise call.error(
+                    f"no layer {name!r}{suggest(str(name), layers.names)}; the model has {', '.join(layers.names)}"
+                )
+        return frozenset(asked)
 
     def schedule(self, progress: Progress) -> float:
         """The factor on the learning rate at a step: the owner's, as its wrappers changed it."""
-        with self._noted("schedule"):
-            factor = self._hook.schedule(progress=progress)
-        if not isinstance(factor, int | float) or not math.isfinite(factor) or factor < 0:
-            raise TrickError(
-                f"hook 'schedule' gave {factor!r} at step {progress.step} of {progress.total_steps}; it gives a finite "
-                f"factor of at least 0 (tricks: {', '.join(self.implementing('schedule')) or 'none'})"
-            )
+        factor = self._hook.schedule(progress=progress)
+        if complaint := _not_a_factor(factor):  # that of the Trainer's arguments: those of tricks were looked at
+            raise TrickError(f"hook 'schedule' {complaint}, at step {progress.step} of {progress.total_steps}")
         return float(factor)
+
+    def check_pure(self, progress: Progress, layers: Layers, frozen: frozenset[str], factor: float) -> None:
+        """Ask `freeze` and `schedule` again, and raise `TrickError` where one does not answer as it did (rule 1).
+
+        Args:
+            progress: with its stage, as `schedule` saw it.
+            frozen, factor: what was answered.
+        """
+        before_freezing = replace(progress, stage=None)
+        for call in self._guards["freeze"]:
+            answers = [self._frozen_by(call, before_freezing, layers) for _ in range(2)]
+            if answers[0] != answers[1] or not answers[0] <= frozen:
+                raise call.error(f"does not give the same for the same step ({progress.step}) {PURE}")
+        if frozen != (now := self.freeze(before_freezing, layers)):
+            names = ", ".join(guard.who for guard in self._guards["freeze"])
+            raise TrickError(
+                f"{names}, hook 'freeze': does not give the same for the same step ({progress.step}: {sorted(frozen)}, "
+                f"then {sorted(now)}) {PURE}"
+            )
+        answers_of: list[list[Any]] = []
+        factors = [factor]
+        for _ in range(2):
+            factors.append(self.schedule(progress))
+            answers_of.append([guard.given for guard in self._guards["schedule"]])
+        if len(set(factors)) > 1:
+            # The innermost that changed its mind; where they all did so between the first time and now, the owner.
+            changed = [
+                guard
+                for guard, *given in zip(self._guards["schedule"], *answers_of, strict=True)
+                if len(set(given)) > 1
+            ]
+            guilty = (changed or self._guards["schedule"])[-1]
+            raise guilty.error(f"does not give the same for the same step ({progress.step}: {factors}) {PURE}")
 
     # -- each batch --------------------------------------------------------------------------------------
 
     def loss(self, outputs: Any, batch: Any, step: Step) -> torch.Tensor:
         """The scalar loss of a micro-batch: the owner's, as its wrappers changed it."""
-        with self._noted("loss"):
-            loss = self._hook.loss(outputs=outputs, batch=batch, step=step)
-        return _scalar(loss, "loss", ", ".join(self.implementing("loss")) or "the model's own loss")
+        import torch
+
+        loss: Any = self._hook.loss(outputs=outputs, batch=batch, step=step)
+        if complaint := _no_scalar(loss):
+            raise TrickError(f"hook 'loss' (the model's own loss) {complaint}")
+        if not loss.requires_grad and torch.is_grad_enabled():
+            for guard in reversed(self._guards["loss"]):
+                if guard.given is not None and not guard.given.requires_grad and _trained(outputs):
+                    raise guard.error("gave a tensor that is detached from the model: nothing can be learnt from it")
+        return loss  # type: ignore[no-any-return]
 
     def criterion(self) -> Callable[..., torch.Tensor]:
         """The owner's loss, without the tricks that wrap it; called with `outputs`, `batch` and `step`."""
@@ -255,12 +343,18 @@ class Stack:
     def regularize(self, model: nn.Module, step: Step) -> torch.Tensor | None:
         """The sum of the tricks' penalties; `None` when there is none."""
         total: torch.Tensor | None = None
-        for name, call in self._calls("regularize"):
+        for call in self._guards["regularize"]:
             penalty = call(model=model, step=step)
             if penalty is not None:
-                penalty = _scalar(penalty, "regularize", name)
                 total = penalty if total is None else total + penalty
         return total
+
+    def first_not_finite(self) -> str:
+        """Who gave the first value that is not finite of the latest micro-batch; empty where nobody did."""
+        for guard in [*reversed(self._guards["loss"]), *self._guards["regularize"]]:
+            if guard.given is not None and not bool(guard.given.isfinite()):
+                return f"the first value that is not finite is what {guard.who} gave in its hook {guard.hook!r}"
+        return ""
 
     # -- while training, between steps -------------------------------------------------------------------
 
@@ -273,12 +367,15 @@ class Stack:
     ) -> list[str]:
         """What the tricks decide from the metrics of the held-out slice; `state` is by the trick's name."""
         decided: list[str] = []
-        for name, call in self._calls("evaluated"):
-            if name not in self.deciders:
+        for call in self._guards["evaluated"]:
+            if call.name not in self.deciders:
                 continue
-            decision = call(metrics=metrics, progress=progress, model=model, state=state[name])
+            untouched = Untouched(model, weights=False)  # one that goes back to the best weights changes them
+            decision = call(metrics=dict(metrics), progress=progress, model=model, state=state[call.name])
+            if complaint := untouched.disturbed():
+                raise call.error(complaint)
             if decision is not None and not isinstance(decision, str):
-                raise TrickError(f"trick {name!r}, hook 'evaluated': gave {decision!r}; it gives a word or None")
+                raise call.error(f"gave {decision!r}; it gives a word or None")
             if decision:
                 decided.append(decision)
         return decided
@@ -287,46 +384,74 @@ class Stack:
 
     def finish(self, model: nn.Module) -> None:
         """Let the tricks put the model in the shape in which it is saved, last built first."""
-        for _, call in reversed(list(self._calls("finish"))):
-            call(model=model)
-
-    # -- how hooks are called ----------------------------------------------------------------------------
-
-    def _calls(self, hook: str) -> Iterator[tuple[str, Callable[..., Any]]]:
-        # Latest registered stands last in get_hookimpls and is called first.
-        for implementation in reversed(getattr(self._hook, hook).get_hookimpls()):
-
-            def call(implementation: pluggy.HookImpl = implementation, **arguments: Any) -> Any:
-                with self._noted(hook):
-                    return implementation.function(*(arguments[name] for name in implementation.argnames))
-
-            yield implementation.plugin_name, call
-
-    @contextmanager
-    def _noted(self, hook: str) -> Iterator[None]:
-        """Add to an error which trick's hook it came from: pluggy's tracebacks do not name the plugin."""
-        try:
-            yield
-        except Exception as error:
-            if name := self._blamed(error.__traceback__):
-                error.add_note(f"raised by trick {name!r} in its hook {hook!r}")
-            raise
-
-    def _blamed(self, traceback: TracebackType | None) -> str | None:
-        name = None
-        while traceback is not None:
-            name = self._names.get(id(traceback.tb_frame.f_locals.get("self")), name)
-            traceback = traceback.tb_next
-        return name
+        self.check_unchanged()
+        for call in reversed(self._guards["finish"]):
+            with kept():
+                call(model=model)
 
 
-def _scalar(value: Any, hook: str, who: str) -> torch.Tensor:
+def _before(hook: str, model: nn.Module, arguments: Mapping[str, Any]) -> Untouched:
+    # What is drawn in the hooks of a batch is drawn in the micro-batch's own stream.
+    return Untouched(model, batch=arguments.get("batch"), draws=hook not in ("loss", "regularize"))
+
+
+def _is_factor(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
+
+
+def _not_a_factor(value: Any) -> str:
+    if _is_factor(value):
+        return ""
+    hint = "; does a wrapper return?" if value is None else ""
+    return f"gave {value!r}; it gives a finite factor of at least 0{hint}"
+
+
+def _no_scalar(value: Any) -> str:
     import torch
 
     if not isinstance(value, torch.Tensor):
-        raise TrickError(
-            f"hook {hook!r} ({who}) gave {type(value).__name__} instead of a tensor; does a wrapper return?"
-        )
+        return f"gave {type(value).__name__} instead of a tensor; does a wrapper return?"
     if value.dim() != 0:
-        raise TrickError(f"hook {hook!r} ({who}) gave a tensor of shape {tuple(value.shape)} instead of a scalar")
-    return value
+        return f"gave a tensor of shape {tuple(value.shape)} instead of a scalar"
+    if not value.dtype.is_floating_point:
+        return f"gave a tensor of {value.dtype} instead of real numbers"
+    if value.is_meta:
+        return "gave a tensor on the device 'meta', which holds no numbers"
+    return ""
+
+
+def _no_penalty(value: Any) -> str:
+    return "" if value is None else _no_scalar(value)
+
+
+CHECKS: Mapping[str, Check] = {"schedule": _not_a_factor, "loss": _no_scalar, "regularize": _no_penalty}
+NEEDED = ("input_ids", "attention_mask", "labels", "example_id")
+"""The columns that a data set keeps whatever tricks do with it, where it has them."""
+
+PURE = "as it did before; it is a pure function of its arguments: what a trick decides, it decides in `evaluated`"
+
+
+def _columns(dataset: Any) -> Sequence[str]:
+    return getattr(dataset, "column_names", None) or ()
+
+
+def _unusable(model: nn.Module) -> str:
+    """What of the parameters cannot be trained, in words."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            return f"the parameter {name!r} on the device 'meta', without values"
+        if parameter.is_complex():
+            return f"the parameter {name!r} with complex values; split them in two"
+    return ""
+
+
+def _trained(outputs: Any) -> bool:
+    """Whether anything that the model gave depends on what is trained."""
+    values = (
+        outputs.values()
+        if isinstance(outputs, Mapping)
+        else outputs
+        if isinstance(outputs, list | tuple)
+        else [outputs]
+    )
+    return any(getattr(value, "requires_grad", False) for value in values)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetricks.errors import FinetricksError
+from finetricks.errors import FinetricksError, in_words
 
 ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE})
 DENIED = frozenset({errno.EACCES, errno.EPERM})
@@ -53,7 +53,7 @@ def storage_problem(error: BaseException, folder: Path) -> str:
             denied = seen.errno in DENIED and Path(str(seen.filename)).is_relative_to(folder)
             if denied or seen.errno in ERRORS:
                 return os.strerror(seen.errno)
-        if (told := re.search(r"\(os error (\d+)\)", str(seen))) and int(told[1]) in ERRORS:
+        if (told := re.search(r"\(os error (\d+)\)", in_words(seen))) and int(told[1]) in ERRORS:
             return os.strerror(int(told[1]))
         seen = seen.__cause__ or seen.__context__
     return _probe(folder)

@@ -24,7 +24,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from finetricks.arguments import check_arguments
 from finetricks.checkpoint import no_code
-from finetricks.errors import FinetricksError
+from finetricks.errors import Diverged, FinetricksError
 from finetricks.layer_pass import taken, undisturbed, without
 from finetricks.layers import find_layers
 from finetricks.optimizers import named_groups
@@ -39,6 +39,9 @@ from finetricks.tasks.splits import draw_rows
 from finetricks.trainer_checkpoint import load_tricks, save_tricks, seal, usable_checkpoint
 
 logger = logging.getLogger(__name__)
+
+MIN_LOSS_SCALE = 1e-4
+"""The loss scale of fp16 at which a run has diverged; fairseq's `--min-loss-scale`."""
 
 
 class TrickMixin(Trainer):
@@ -226,6 +229,7 @@ class TrickMixin(Trainer):
             optimizer=optimizer,
             streams=None if self._plain else self.streams,
             accumulation=self.args.gradient_accumulation_steps,
+            nonfinite_patience=self.recipe.training.nonfinite_patience,
             forward=forward,
             replan=lambda decisions: compiled(decisions=decisions),
         )
@@ -325,16 +329,32 @@ class TrickMixin(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         if self._in_training_step and self.session is not None and self._replaces_loss():
-            return self.session.loss(inputs, model)
+            return self.session.carried(self.session.loss(inputs, model))
         inputs = taken(self._added, self.model, inputs)
         if not self._in_training_step or self.session is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with self.session.dropout_stream():
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         penalty = self.session.penalty()
-        if penalty is None:
-            return result
-        return (result[0] + penalty, result[1]) if return_outputs else result + penalty
+        loss = result[0] if return_outputs else result
+        loss = self.session.carried(loss if penalty is None else loss + penalty)
+        return (loss, result[1]) if return_outputs else loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The norm of a whole optimizer step's gradient, which the Trainer wants to know before it updates."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.session is not None and self.session.plan.trains(self.session.global_step):
+            self.session.check_gradient(self._scaled(norm))
+        return norm
+
+    def _scaled(self, norm: Any) -> Any:
+        """The norm; under a loss scaler one that is not finite is no news as long as the scale can still fall."""
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is None or self.session is None or bool(torch.isfinite(torch.as_tensor(norm))):
+            return norm
+        if (scale := scaler.get_scale()) <= MIN_LOSS_SCALE:
+            raise Diverged(self.session.global_step, f"gradient at a loss scale of {scale:g}")
+        return norm if self.session.loss_not_finite else None
 
     # -- decisions ---------------------------------------------------------------------------------------
 
@@ -366,6 +386,7 @@ class TrickMixin(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         assert self.session is not None
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        self.session.check_weights()
         if self.args.should_save:
             save_tricks(folder, self.session)
         with self._keeping_all():

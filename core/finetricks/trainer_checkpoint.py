@@ -35,7 +35,7 @@ WEIGHTS = (
 def save_tricks(folder: Path, session: Session) -> None:
     """Write the session's identity and what the tricks remember into a checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    remembered = {"tricks": session.state, "decisions": dict(session.plan.decisions)}
+    remembered = {"tricks": session.state, "decisions": dict(session.plan.decisions), "skipped": vars(session.skipped)}
     own = {"identity": session.identity(), "made_with": dict(session.made_with), **remembered}
     torch.save(own, folder / TRICKS_FILE)
 
@@ -58,7 +58,7 @@ def load_tricks(folder: Path, session: Session) -> None:
     with no_code(folder / TRICKS_FILE):
         saved = torch.load(folder / TRICKS_FILE, weights_only=True, map_location="cpu")
     session.check_identity(saved["identity"], saved.get("made_with"))
-    session.recall(saved["tricks"], saved["decisions"])
+    session.recall(saved["tricks"], saved["decisions"], saved.get("skipped", {}))
 
 
 def why_not_whole(folder: Path, world_size: int = 1) -> str:

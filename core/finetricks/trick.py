@@ -5,20 +5,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     GetCoreSchemaHandler,
+    PydanticUserError,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     field_serializer,
 )
 from pydantic_core import CoreSchema, core_schema
 
+from finetricks.errors import TrickError
 
-class Trick(BaseModel):
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass as _KindOfModels
+else:
+    _KindOfModels = type(BaseModel)
+
+
+class _Kind(_KindOfModels):
+    """Makes the classes of tricks; what pydantic does not take is said in our words."""
+
+    def __new__(cls, name: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().__new__(cls, name, *arguments, **options)
+        except PydanticUserError as error:
+            told = error.message.splitlines()[0]
+            raise TrickError(
+                f"the class {name} cannot be a trick: {told} Annotate each hyper-parameter, `name: type = default`, "
+                "and what is none of them with ClassVar"
+            ) from error
+
+
+class Trick(BaseModel, metaclass=_Kind):
     """Base class of all tricks.
 
     Fields are the hyper-parameters: annotate each with its type, its bounds and, where it can be searched, a

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputError
+from finetricks.distributed import describe
+from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputError, in_words
 from finetricks.folder import RunFolder, versions
 from finetricks.recipe import Recipe
 from finetricks.storage import StorageError, storage_problem
@@ -93,14 +94,7 @@ def run_cell(
     """
     started = time.perf_counter()
     place = cell_folder(folder, order.place or order.key)
-    trial = Trial(
-        key=order.key,
-        configuration=order.configuration,
-        factors=order.factors,
-        tricks={name: values for entry in order.recipe["tricks"] for name, values in entry.items()},
-        seed=order.recipe["training"]["seed"],
-        status=FAILED,
-    )
+    trial = lost(order, "")
     try:
         recipe, task = prepare(order)
         environment = versions(recipe) | {"tricks": order.origins, "device": device, "threads": recipe.training.threads}
@@ -108,7 +102,9 @@ def run_cell(
         trial = replace(trial, environment=environment)
         result = _run(order, recipe, place, task, run)
     except Diverged as diverged:
-        trial = replace(trial, status=DIVERGED, error=str(diverged), seconds=time.perf_counter() - started)
+        told = describe(diverged)
+        seconds = time.perf_counter() - started
+        trial = replace(trial, status=DIVERGED, error=told, seconds=seconds, diverged_at=diverged.step)
     except WorkerLost:
         raise
     except Exception as failure:
@@ -118,7 +114,7 @@ def run_cell(
     else:
         metrics = {"valid": _finite(result.valid), "test": None if result.test is None else _finite(result.test)}
         warnings = tuple(note for note in result.notes if note not in task.notes)
-        trial = replace(trial, status=FINISHED, metrics=metrics, seconds=result.seconds, warnings=warnings)
+        trial = replace(trial, status=FINISHED, error=None, metrics=metrics, seconds=result.seconds, warnings=warnings)
     if trial.status != FINISHED or order.upto >= 1:
         shutil.rmtree(place / "checkpoints", ignore_errors=True)
     return trial
@@ -154,10 +150,23 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
+def lost(order: CellOrder, error: str) -> Trial:
+    """The record of a cell that ended without one."""
+    return Trial(
+        key=order.key,
+        configuration=order.configuration,
+        factors=order.factors,
+        tricks={name: values for entry in order.recipe["tricks"] for name, values in entry.items()},
+        seed=order.recipe["training"]["seed"],
+        status=FAILED,
+        error=error,
+    )
+
+
 def _told(failure: Exception) -> str:
     notes = "".join(f"\n{note}" for note in getattr(failure, "__notes__", ()))
     if isinstance(failure, FinetricksError):
         return f"{failure}{notes}"
     frames = traceback.extract_tb(failure.__traceback__)[-FRAMES:]
     places = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
-    return f"{type(failure).__name__}: {failure}{notes}{places}"
+    return f"{in_words(failure)}{notes}{places}"

@@ -35,6 +35,7 @@ class Effect:
         seeds: seeds in which both sides finished.
         differences: by seed, the paired difference.
         lost: cells with the level that failed or diverged, and so are not in the estimate.
+        lost_without: those of the configurations that it is compared with.
         verdict: over seeds, on these validation examples.
         note: why there is no verdict, or what a reader must know about it.
         ci_data: interval at 1 - alpha over seeds and examples: for other examples of the same kind too.
@@ -55,6 +56,7 @@ class Effect:
     seeds: int = 0
     differences: Mapping[int, float] | None = None
     lost: int = 0
+    lost_without: int = 0
     verdict: str = NO_VERDICT
     note: str = ""
     standard_error_data: float | None = None
@@ -165,12 +167,15 @@ def _adjusted(p_values: Sequence[float | None], correction: str) -> list[float |
 
 def _effect(contest: Contest, model: BlockModel, contrast: Contrast) -> Effect:
     lost = sum(contest.lost.get(name, 0) for name in contrast.treated)
-    nothing = Effect(contrast.name, contrast.estimand, lost=lost, note=contrast.note)
+    without = sum(contest.lost.get(name, 0) for name, weight in contrast.weights.items() if weight < 0)
+    nothing = Effect(contrast.name, contrast.estimand, lost=lost, lost_without=without, note=contrast.note)
     if not contrast.weights:
         return nothing
     notes = [contrast.note] if contrast.note else []
     if lost:
         notes.append(f"{lost} failed or diverged {'cell is' if lost == 1 else 'cells are'} not in the estimate")
+    if without:
+        notes.append(f"{without} {'cell' if without == 1 else 'cells'} without it failed or diverged")
     estimate = model.contrast(contrast.weights)
     if estimate is None:
         return replace(nothing, note="; ".join([*notes, "the finished cells do not determine it"]))
@@ -272,9 +277,13 @@ def _verdict(contest: Contest, effect: Effect, *, equivalent: bool) -> Effect:
         verdict = EQUIVALENT
     elif effect.p_adjusted <= contest.alpha:
         verdict = HELPS if better else HURTS
-    if effect.lost and verdict in (HELPS, EQUIVALENT):
-        # What is estimated from the cells that survived flatters a level that kills some of them.
-        verdict, note = UNDECIDED, f"{note}, so it is not said to {'help' if verdict == HELPS else 'do no harm'}"
+    # What is estimated from the cells that survived flatters the side that loses some of them.
+    flattered = (effect.lost and verdict in (HELPS, EQUIVALENT)) or (
+        effect.lost_without and verdict in (HURTS, EQUIVALENT)
+    )
+    if flattered:
+        told = {HELPS: "help", HURTS: "hurt", EQUIVALENT: "do no harm"}[verdict]
+        verdict, note = UNDECIDED, f"{note}, so it is not said to {told}"
     return replace(effect, verdict=verdict, note=note)
 
 

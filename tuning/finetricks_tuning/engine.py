@@ -94,6 +94,7 @@ def run_cells(
     resources: Resources,
     needs: Needs,
     isolation: str,
+    cell_minutes: float | None = None,
     loggers: Sequence[str] = (),
     address: str | None = None,
 ) -> None:
@@ -104,6 +105,7 @@ def run_cells(
     Args:
         needs: what the cells take from the nodes of a cluster.
         isolation: `warm`: a process runs one cell after another; `process`: each cell has its own.
+        cell_minutes: how long a cell may take.
         loggers: where else the cells are logged.
 
     Raises:
@@ -133,6 +135,7 @@ def run_cells(
                 tasks=dict(tasks),
                 device=device,
                 bundles=resources.bundles,
+                cell_minutes=cell_minutes,
             ),
             tune.PlacementGroupFactory(resources.bundles, strategy="PACK"),  # on one node, if they fit there
         )

@@ -31,6 +31,7 @@ class Trial:
         metrics: `valid`, and `test` where there is one: metrics by name, at the end of the run. Empty unless finished.
         seconds: of training and evaluation, over all attempts.
         error: what went wrong, or `None`.
+        diverged_at: the optimizer step at which it diverged; `None` if it did not.
         warnings: what the run said of its plan (layers that never thaw, ...).
         environment: versions, device and threads.
     """
@@ -46,6 +47,7 @@ class Trial:
     error: str | None = None
     warnings: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
+    diverged_at: int | None = None
 
     def value(self, metric: str) -> float | None:
         """A metric on valid; `None` where the cell did not finish, or the metric is not defined."""

@@ -11,8 +11,10 @@ from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
-from finetricks_tuning.cell_run import CellOrder
+from finetricks.guard import last_on
+from finetricks_tuning.cell_run import CellOrder, lost
 from finetricks_tuning.ledger import FAILED, Ledger, Trial
+from finetricks_tuning.limit import trail_of
 
 ORDER, TRIAL, PROBLEM = "order", "trial", "problem"
 """Keys of what goes to a worker and of what comes back: JSON texts, which Tune passes on as they are; and why a worker
@@ -124,8 +126,12 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         order = self.running.pop(trial_id, None)
         if order is None:
             return
-        self._lost_in_a_row = self._lost_in_a_row + 1 if error else 0
-        trial = _lost(order) if error else _trial_in(result)
+        within = self._left_at(order) if error else ""
+        trial = (
+            lost(order, f"{LOST}, the last time within {within}" if within else LOST) if error else _trial_in(result)
+        )
+        # Where a trick was at it, it is the trick and not the workers.
+        self._lost_in_a_row = self._lost_in_a_row + 1 if error and not within else 0
         if result and result.get(PROBLEM):
             self._give_up(result[PROBLEM])
         if trial is None or not self._record(trial):  # the worker was told to stop before it began, or cannot write
@@ -133,6 +139,14 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         if not self.running:
             self.release()
         self.on_change()
+
+    def _left_at(self, order: CellOrder) -> str:
+        """Where the process of a lost cell was: the trick and its hook, if it was in one."""
+        trail = trail_of(order, self._ledger.path.parent)
+        within = last_on(trail)
+        with suppress(OSError):
+            trail.unlink(missing_ok=True)
+        return within
 
     def _record(self, trial: Trial) -> bool:
         try:
@@ -165,13 +179,4 @@ def _trial_in(result: Mapping[str, Any] | None) -> Trial | None:
     return Trial.from_json(result[TRIAL]) if result and result.get(TRIAL) else None
 
 
-def _lost(order: CellOrder) -> Trial:
-    return Trial(
-        key=order.key,
-        configuration=order.configuration,
-        factors=order.factors,
-        tricks={name: values for entry in order.recipe["tricks"] for name, values in entry.items()},
-        seed=order.recipe["training"]["seed"],
-        status=FAILED,
-        error="its worker process was lost again and again (killed, out of memory, or a crash in native code)",
-    )
+LOST = "its worker process was lost again and again (killed, out of memory, or a crash in native code)"

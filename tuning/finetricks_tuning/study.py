@@ -75,6 +75,11 @@ class StudySettings(Settings):
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         default=(), description="Where else the cells are logged."
     )
+    cell_minutes: float | None = Field(
+        default=1440.0,
+        gt=0,
+        description="A cell that takes longer (a trick may hang) has failed; it keeps its checkpoints. null: no limit",
+    )
     cpus_per_cell: int | None = Field(
         default=None,
         gt=0,

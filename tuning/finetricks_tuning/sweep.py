@@ -13,7 +13,7 @@ from finetricks.storage import telling
 from finetricks_tuning.address import check_address
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.folder import check_folder, writing
-from finetricks_tuning.ledger import Ledger, Trial
+from finetricks_tuning.ledger import FINISHED, Ledger, Trial
 from finetricks_tuning.loopback import keep_to_this_machine
 from finetricks_tuning.manifest import Manifest
 from finetricks_tuning.plans import draw_plans
@@ -116,13 +116,22 @@ class _Session:
                     resources=Resources.of(self._study, self._prepared.gpus),
                     needs=Needs.of(self._study, self._prepared.tasks.values()),
                     isolation=self._study.settings.isolation,
+                    cell_minutes=self._study.settings.cell_minutes,
                     loggers=self._study.settings.loggers,
                     address=address,
                 )
         finally:
             self._plan(searcher.ended).write(self._folder)
         if searcher.ended:
-            draw_plans(self._study, self._rounds.configurations, self._rounds.rates, self._prepared.tasks, self._folder)
+            finished = {trial.configuration for trial in searcher.trials.values() if trial.status == FINISHED}
+            draw_plans(
+                self._study,
+                self._rounds.configurations,
+                self._rounds.rates,
+                self._prepared.tasks,
+                self._folder,
+                finished=finished,
+            )
 
     def _next_round(self, trials: Mapping[str, Trial]) -> list[CellOrder]:
         cells = self._rounds.next(trials)

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from ray import cloudpickle, tune
 from finetricks.catalog import Catalog, installed
 from finetricks.storage import StorageError
 from finetricks.trick import Trick
-from finetricks_tuning.cell_run import CellOrder, run_cell
+from finetricks_tuning.cell_run import CellOrder, lost, run_cell
+from finetricks_tuning.limit import TookTooLong, limited
 from finetricks_tuning.searcher import ORDER, PROBLEM, TRIAL
 from finetricks_tuning.worker_group import WorkerGroup
 from finetricks_tuning.workplace import Workplace
@@ -88,9 +89,11 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
         tasks: Mapping[str, Task],
         device: str,
         bundles: Sequence[Mapping[str, float]],
+        cell_minutes: float | None,
     ) -> None:
         self._folder = Path(folder)
         self._device = device
+        self._minutes = cell_minutes
         self._workplace = Workplace(plugins, tasks)
         self._group = WorkerGroup(bundles, plugins, tasks) if len(bundles) > 1 else None
 
@@ -107,7 +110,10 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
         order = CellOrder(**json.loads(self.config[ORDER]))
         run = partial(self._group.run, order) if self._group else None
         try:
-            trial = run_cell(order, self._folder, self._device, self._workplace.prepare, run)
+            with limited(order, self._folder, self._minutes):
+                trial = run_cell(order, self._folder, self._device, self._workplace.prepare, run)
+        except TookTooLong as error:
+            trial = replace(lost(order, str(error)), seconds=60 * (self._minutes or 0.0))
         except StorageError as error:
             return {TRIAL: None, PROBLEM: error.reason, "done": True}
         return {TRIAL: trial.to_json(), "done": True}

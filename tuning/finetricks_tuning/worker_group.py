@@ -122,7 +122,7 @@ class WorkerGroup:
             failure: of this rank.
             broken: whether it was made to fail, since another had failed before.
         """
-        if not (isinstance(failure, Diverged) and all(answer == Answer(str(failure)) for answer in answers)):
+        if not (isinstance(failure, Diverged) and all(answer == Answer(describe(failure)) for answer in answers)):
             self.end()
         failed = [(rank, a.error) for rank, a in enumerate(answers, start=1) if a.error is not None and not a.lost]
         if broken and failed:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetricks.cli.console import warn
+from finetricks.loading import LoadFailed
+from finetricks.loading import load as load_in_time
 
 if TYPE_CHECKING:
     from finetricks.catalog import Catalog
@@ -48,10 +50,11 @@ def announced(group: str, taken: Collection[str] = ()) -> dict[str, EntryPoint]:
 
 def load(point: EntryPoint) -> Callable[..., Any] | None:
     """What an entry point names; `None`, with a warning, if that cannot be imported."""
+    who = f"{point.name!r} of {_distribution(point)}"
     try:
-        loaded: Callable[..., Any] = point.load()
-    except (Exception, SystemExit) as error:  # a third party's module may raise anything at import
-        warn(f"{point.name!r} of {_distribution(point)} does not load: {type(error).__name__}: {error}")
+        loaded: Callable[..., Any] = load_in_time(point.load, who, point.module)
+    except LoadFailed as error:
+        warn(f"{who} does not load: {error}")
         return None
     return loaded
 

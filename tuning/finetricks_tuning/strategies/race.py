@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -87,11 +88,15 @@ def _worse(racing: Sequence[str], results: Results, seeds: Sequence[int], alpha:
 
 
 def best(names: Sequence[str] | set[str], results: Results, seeds: Sequence[int] | None = None) -> str | None:
-    """The configuration of the best mean, over `seeds` if they are given; the first of equals."""
+    """The configuration of the best mean, over `seeds` if they are given; the first of equals.
+
+    One that lost a cell comes after all that lost fewer: what is left of its cells speaks too well of it.
+    """
     sign = 1 if results.greater_is_better else -1
     means = {}
+    lost = Counter(name for name, seed in results.lost if seeds is None or seed in seeds)
     for name in results.levels:
         own = [v for (n, s), v in results.values.items() if n == name and (seeds is None or s in seeds)]
         if name in names and own:
             means[name] = sign * sum(own) / len(own)
-    return max(means, key=lambda name: means[name]) if means else None
+    return max(means, key=lambda name: (-lost[name], means[name])) if means else None

@@ -1,0 +1,90 @@
+"""Third parties' code at import: what it raises, and how long it may take.
+
+It is run in a thread of its own, which is left behind when the time is up. So code that holds the interpreter's lock
+for ever, or ends the process (`os._exit`), is beyond this; and what may only be done in the main thread (setting a
+signal's handler) cannot be done at import.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from finetricks.errors import FinetricksError, in_words
+
+logger = logging.getLogger(__name__)
+
+SECONDS = "FINETRICKS_LOAD_SECONDS"
+"""The environment variable that says how long the import of a trick may take."""
+
+DEFAULT_SECONDS, SAID_AFTER = 300.0, 15.0
+"""A trick's module may be the first to import torch, from a slow disk; after the second it is said who is at it."""
+
+
+class LoadFailed(FinetricksError):
+    """Code did not load: what it raised, in words."""
+
+
+def load(function: Callable[[], Any], who: str, module: str = "") -> Any:
+    """Give what `function` gives, which imports code of a third party.
+
+    Args:
+        who: whose code it is, in words.
+        module: what it imports, if it does; one that is there already needs no thread.
+
+    Raises:
+        LoadFailed: it raised something, or took longer than FINETRICKS_LOAD_SECONDS.
+    """
+    outcome: dict[str, Any] = {}
+
+    def attempt() -> None:
+        try:
+            outcome["value"] = function()
+        except BaseException as error:  # a third party's module may raise anything: SystemExit, one of its own
+            outcome["error"] = error
+
+    if module in _given_up:
+        raise LoadFailed(_given_up[module])
+    at_once = _is_there(module)
+    if at_once:
+        attempt()
+    else:
+        _in_time(attempt, who, module)
+    if (error := outcome.get("error")) is not None:
+        if at_once and isinstance(error, KeyboardInterrupt):
+            raise error  # the user's: in a thread of its own it can only be the module's
+        raise LoadFailed(in_words(error)) from error
+    return outcome["value"]
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module is imported, or a part of its package is being imported: by the thread that asks, perhaps."""
+    parts = module.split(".")
+    if any(stuck.split(".")[0] == parts[0] for stuck in _given_up):
+        return False
+    packages = [sys.modules.get(".".join(parts[: end + 1])) for end in range(len(parts))]
+    begun = [getattr(getattr(package, "__spec__", None), "_initializing", False) for package in packages]
+    return any(begun[:-1]) or (packages[-1] is not None and not begun[-1])
+
+
+_given_up: dict[str, str] = {}
+"""Modules whose import has not ended, with what was said: to ask again would be to wait again."""
+
+
+def _in_time(function: Callable[[], None], who: str, module: str) -> None:
+    limit = float(os.environ.get(SECONDS, DEFAULT_SECONDS))
+    thread = threading.Thread(target=function, name=f"loading {who}", daemon=True)
+    thread.start()
+    thread.join(min(SAID_AFTER, limit))
+    if thread.is_alive():
+        logger.warning("%s is still loading", who)
+        thread.join(max(limit - SAID_AFTER, 0.0))
+    if thread.is_alive():
+        told = f"its import has not ended after {limit:g} seconds ({SECONDS} sets the limit)"
+        if module:
+            _given_up[module] = told
+        raise LoadFailed(told)
