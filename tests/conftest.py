@@ -11,7 +11,10 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_TH
 import pytest
 import torch
 
+import plans
+
 torch.set_num_threads(1)
+plans.watch()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +28,14 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 def _global_state_is_left_alone() -> None:
     """Every test may assume that the global random state is the seed 0's; what it does to it is its own affair."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def watched() -> Iterator[plans.Watch]:
+    """Every optimizer step of every session is compared with its plan, whatever becomes of the error it raises."""
+    plans.WATCH.broken.clear()
+    yield plans.WATCH
+    assert plans.WATCH.broken == []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
