@@ -39,10 +39,11 @@ def watched() -> Iterator[plans.Watch]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Add up what the tests of survival went through: kills, recipes."""
+    """Add up what the tests went through: kills, recipes, bytes compared."""
     counted: Counter[str] = Counter()
     for report in terminalreporter.getreports("passed"):
         if report.when == "call":
-            counted.update({name: value for name, value in report.user_properties if isinstance(value, int)})
+            for name, value in report.user_properties:
+                counted[name] += value if isinstance(value, int) else 0
     for name, count in sorted(counted.items()):
         terminalreporter.write_line(f"{name}: {count}")
