@@ -407,3 +407,14 @@ def size(state: Any) -> int:
 
 def bits(tensor: torch.Tensor) -> bytes:
     return tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Of what a finished run leaves: model, predictions, metrics."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    parts = {
+        **model_in(folder),
+        **{path.name: path.read_bytes() for path in (folder / "predictions").iterdir()},
+        "metrics": json.dumps([{**line, "seconds": 0} for line in lines]).encode(),
+    }
+    return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(parts.items())}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetricks.checkpoint import Checkpoints
+from finetricks.determinism import record
 from finetricks.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ RECIPE, VERSIONS, METRICS, RESULT = "recipe.yaml", "versions.json", "metrics.jso
 class RunFolder:
     """The files of one run.
 
-    recipe.yaml (as it was resolved), versions.json, metrics.jsonl (a line an evaluation), result.json, predictions/,
-    model/, checkpoints/.
+    recipe.yaml (as it was resolved), versions.json (what it was made with, and what of that is not deterministic),
+    metrics.jsonl (a line an evaluation), result.json, predictions/, model/, checkpoints/.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -69,7 +70,8 @@ class RunFolder:
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / RECIPE, recipe.to_yaml())
-        write_atomically(self.path / VERSIONS, json.dumps(versions(recipe), indent=2) + "\n")
+        made_with = {**versions(recipe), "determinism": record()}
+        write_atomically(self.path / VERSIONS, json.dumps(made_with, indent=2) + "\n")
 
     def _check_same(self, recipe: Recipe) -> None:
         from finetricks.recipe import determining
