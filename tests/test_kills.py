@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,51 +86,54 @@ def without_tricks(model: tuple[str, ...], pairs: bool, long: bool) -> dict[str,
         return killing.left_alone(recipe(), (names,), Path(folder) / "run")
 
 
-def without(name: str, names: tuple[str, ...], settings: dict[str, Any], folder: Path) -> dict[str, bytes]:
-    """What is left of a run of the other tricks, on the model and the data of all."""
-    if names == (name,) and not settings:
-        case = CASES[name]
-        return without_tricks(case.models, case.pairs, case.long)
-    others = [other for other in names if other != name]
-    return killing.left_alone(recipe(*others, **settings), names, folder)
+@dataclass(frozen=True)
+class Run:
+    """A run that was left alone: of which tricks and settings, which places it passed, and what it left."""
+
+    names: tuple[str, ...]
+    settings: dict[str, Any]
+    places: list[Place]
+    left: dict[str, Any]
+
+    @property
+    def kinds(self) -> list[Kind]:
+        return sorted({place.kind for place in self.places}, key=str)
+
+    @property
+    def recipe(self) -> Recipe:
+        return recipe(*self.names, **self.settings)
+
+    def without(self, name: str, folder: Path) -> dict[str, bytes]:
+        """The model that is left of a run of the other tricks, on the model and the data of all."""
+        if self.names == (name,) and not self.settings:
+            case = CASES[name]
+            return without_tricks(case.models, case.pairs, case.long)
+        others = [other for other in self.names if other != name]
+        return killing.left_alone(recipe(*others, **self.settings), self.names, folder)
 
 
-def left_alone(
-    names: tuple[str, ...], folder: Path, record: Record, **settings: Any
-) -> tuple[list[Place], dict[str, object]]:
-    """The places that a run passes and what it leaves, once it is sure that each of its tricks changed the weights."""
-    places = killing.whole(recipe(*names, **settings), names, folder)
-    expected = killing.state(folder)
-    acted = 0
-    for name in names:
-        other = without(name, names, settings, folder.with_name(f"without {name}"))
-        acts = other != expected["model"]
-        assert acts or idle(name, names), f"{name} changed nothing"
-        acted += acts
-    record("tricks that changed the weights", acted)
-    record("tricks that could not, for a reason", len(names) - acted)
-    return places, expected
+def left_alone(names: tuple[str, ...], folder: Path, record: Record, **settings: Any) -> Run:
+    """A run that goes to its end, once it is sure that each of its tricks changed the weights."""
+    whole = folder / "whole"
+    places = killing.whole(recipe(*names, **settings), names, whole)
+    run = Run(names, settings, places, killing.state(whole))
+    acting = [name for name in names if run.without(name, folder / f"without {name}") != run.left["model"]]
+    unexcused = [name for name in names if name not in acting and idle(name, names) is None]
+    assert not unexcused, f"of {', '.join(names)} these changed nothing: {', '.join(unexcused)}"
+    record("tricks that changed the weights", len(acting))
+    record("tricks that could not, for a reason", len(names) - len(acting))
+    return run
 
 
-def survives(
-    kinds: Sequence[Kind],
-    places: Sequence[Place],
-    expected: dict[str, object],
-    names: tuple[str, ...],
-    folder: Path,
-    draw: random.Random,
-    record: Record,
-    **settings: Any,
-) -> None:
+def survives(run: Run, kinds: Sequence[Kind], folder: Path, draw: random.Random, record: Record) -> None:
     """Killed once at a place of each kind, it ends as the run that was left alone, bit for bit."""
-    of = recipe(*names, **settings)
-    for number, chain in enumerate(killing.in_turn(places, kinds, draw)):
-        run = folder / str(number)
+    for number, chain in enumerate(killing.in_turn(run.places, kinds, draw)):
+        disturbed = folder / str(number)
         for place in chain:
-            assert killing.killed(of, names, run, place), f"never came to {place}"
-        killing.resumed(of, names, run)
-        assert killing.differences(killing.state(run), expected) == []
-        record("bytes compared", killing.size(expected))
+            assert killing.killed(run.recipe, run.names, disturbed, place), f"never came to {place}"
+        killing.resumed(run.recipe, run.names, disturbed)
+        assert killing.differences(killing.state(disturbed), run.left) == []
+        record("bytes compared", killing.size(run.left))
     for kind, count in Counter(kinds).items():
         record(f"killed: {kind}", count)
     record("survived kills", len(kinds))
@@ -146,7 +150,7 @@ STAGES: dict[str, set[str]] = {
     "greedy_pretraining": {"pretraining", "training"},
     "last_layer": {"frozen"},
     "predict_only": {"frozen"},
-    "sequential_unfreezing": {"frozen", "just thawed"},
+    "sequential_unfreezing": {"frozen", "just thawed", "training"},
     "two_stage": {"frozen", "just thawed", "training"},
 }
 """Through which stages each trick's run goes at the values of its case, where it is more than plain training."""
@@ -169,15 +173,14 @@ def some_of(kinds: Sequence[Kind], draw: random.Random) -> list[Kind]:
 def test_a_trick_survives_a_kill_in_each_of_its_stages(
     name: str, everywhere: bool, tmp_path: Path, record_property: Record
 ) -> None:
-    places, expected = left_alone((name,), tmp_path / "whole", record_property)
-    kinds = sorted({place.kind for place in places}, key=str)
+    run = left_alone((name,), tmp_path, record_property)
     trains = name != "predict_only"
-    assert {kind.what for kind in kinds} == WHAT if trains else {"evaluation", "writing"}
+    assert {kind.what for kind in run.kinds} == (WHAT if trains else {"evaluation", "writing"})
     draw = random.Random(name)
-    killed = kinds if everywhere else some_of(kinds, draw)
+    killed = run.kinds if everywhere else some_of(run.kinds, draw)
     assert {kind.stage for kind in killed} == STAGES.get(name, {"training"})
     assert {kind.what for kind in killed} >= ({"evaluation", "torn"} if trains else {"evaluation"})
-    survives(killed, places, expected, (name,), tmp_path, draw, record_property)
+    survives(run, killed, tmp_path, draw, record_property)
 
 
 def test_every_stage_and_every_kind_of_place_is_some_tricks() -> None:
@@ -213,9 +216,8 @@ NUMBERS = [
 def test_a_random_recipe_survives_kills_one_after_another(number: int, tmp_path: Path, record_property: Record) -> None:
     draw = random.Random(number)
     names, settings = random_recipe(draw)
-    places, expected = left_alone(names, tmp_path / "whole", record_property, **settings)
-    kinds = draw.sample(sorted({place.kind for place in places}, key=str), KILLS)
-    survives(kinds, places, expected, names, tmp_path, draw, record_property, **settings)
+    run = left_alone(names, tmp_path, record_property, **settings)
+    survives(run, draw.sample(run.kinds, KILLS), tmp_path, draw, record_property)
 
 
 # -- the harness itself ----------------------------------------------------------------------------------
