@@ -198,7 +198,18 @@ def test_every_stage_and_every_kind_of_place_is_some_tricks() -> None:
     assert set.union(*STAGES.values()) == {"pretraining", "frozen", "just thawed", "training"}
 
 
+HEADS = {"bi_attention", "concat_pooling", "feature_based", "hierarchical", "layer_pooling", "output_layer_norm"}
+"""What builds a head of its own on the encoder."""
+
+
 # -- recipes at random -----------------------------------------------------------------------------------
+
+
+def has_what_it_needs(names: tuple[str, ...], models: set[str]) -> bool:
+    """Whether an LSTM is left for those that want one: what rebuilds the head of an encoder may take it away."""
+    if "lstm" in models or not {"lstm_forget_bias", "lstm_orthogonal"} & {*names}:
+        return True
+    return "task_layers" in names or not {name for name in names if name in HEADS}
 
 
 def random_recipe(draw: random.Random) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -206,7 +217,7 @@ def random_recipe(draw: random.Random) -> tuple[tuple[str, ...], dict[str, Any]]
         names = tuple(draw.sample(sorted(CASES), draw.randint(2, 5)))
         models = set.intersection(*(set(CASES[name].models) for name in names))
         tricks = [(name, installed().get(name)(**every.values_of(name, *names))) for name in names]
-        if models and not conflicts(tricks):
+        if models and not conflicts(tricks) and has_what_it_needs(names, models):
             break
     return names, {
         "evaluate": draw.choice([2, 3, "epoch"]),
