@@ -20,7 +20,7 @@ nightly: $(VENV)/.dev  ## the tests that take longer
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 survival: $(VENV)/.dev  ## what runs and studies survive, with counts
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 tests/test_kills.py tests/test_storage.py tests/test_survival.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 $(addprefix tests/test_,$(addsuffix .py,kills determinism long_runs storage survival))
 
 lint: $(VENV)/.dev  ## format, lint, types, the import contract
 	$(BIN)/ruff format --check

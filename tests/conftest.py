@@ -11,7 +11,10 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_TH
 import pytest
 import torch
 
+import plans
+
 torch.set_num_threads(1)
+plans.watch()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,11 +30,20 @@ def _global_state_is_left_alone() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def watched() -> Iterator[plans.Watch]:
+    """Every optimizer step of every session is compared with its plan, whatever becomes of the error it raises."""
+    plans.WATCH.broken.clear()
+    yield plans.WATCH
+    assert plans.WATCH.broken == []
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Add up what the tests of survival went through: kills, recipes."""
+    """Add up what the tests went through: kills, recipes, bytes compared."""
     counted: Counter[str] = Counter()
     for report in terminalreporter.getreports("passed"):
         if report.when == "call":
-            counted.update({name: value for name, value in report.user_properties if isinstance(value, int)})
+            for name, value in report.user_properties:
+                counted[name] += value if isinstance(value, int) else 0
     for name, count in sorted(counted.items()):
         terminalreporter.write_line(f"{name}: {count}")

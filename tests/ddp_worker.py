@@ -12,10 +12,12 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from transformers import default_data_collator
 
+import plans
 import tiny
 from finetricks import TrickTrainer
 
 torch.set_num_threads(1)
+plans.watch()
 
 
 def spread(model: torch.nn.Module) -> float:

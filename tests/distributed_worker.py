@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+import plans
 from finetricks.catalog import installed
 from finetricks.distributed import Ranks
 from finetricks.recipe import Recipe
@@ -39,6 +40,7 @@ def watched_step(session: Session) -> bool:
 def main() -> None:
     rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
+    plans.watch()
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/rendezvous",

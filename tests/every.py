@@ -27,10 +27,12 @@ from transformers import BertConfig, BertModel, BertPreTrainedModel, PreTrainedT
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import tiny
-from finetricks import Recipe, Session, Task
+from finetricks import Recipe, Session, Task, installed
 from finetricks.layer_pass import without
 from finetricks.lstm import LSTMConfig, LSTMForSequenceClassification
 from finetricks.runner import about, splits_of
+from finetricks.stack import Stack, conflicts
+from finetricks.streams import kept
 from finetricks.tasks.encode import loader, tokenize
 
 MAX_LENGTH = 12
@@ -174,7 +176,8 @@ def values_of(name: str, *others: str) -> dict[str, Any]:
 def model_for(*names: str, seed: int = 0) -> nn.Module:
     """A model on which all of the tricks can act."""
     common = [kind for kind in CASES[names[0]].models if all(kind in CASES[name].models for name in names)]
-    return MODELS[common[0]](seed=seed)
+    with kept():  # the models seed the global state
+        return MODELS[common[0]](seed=seed)
 
 
 @functools.cache
@@ -257,3 +260,26 @@ def final(session: Session) -> dict[str, torch.Tensor]:
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Whether two models' weights are equal bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def together() -> list[tuple[str, ...]]:
+    """All tricks in as few recipes as a greedy search finds: each trick in one recipe, beside others that it suits.
+
+    One trick that freezes in a recipe, so that none hides what another does; `predict_only` has one of its own.
+    """
+    recipes: list[tuple[str, ...]] = []
+    for name in sorted(CASES):
+        for number, others in enumerate(recipes):
+            if _suit((*others, name)):
+                recipes[number] = (*others, name)
+                break
+        else:
+            recipes.append((name,))
+    return recipes
+
+
+def _suit(names: tuple[str, ...]) -> bool:
+    tricks = [(name, installed().get(name)(**values_of(name, *names))) for name in names]
+    common = set.intersection(*(set(CASES[name].models) for name in names))
+    freezing = [name for name, trick in tricks if Stack([(name, trick)]).implementing("freeze") and name != "full"]
+    return bool(common) and not conflicts(tricks) and len(freezing) <= 1 and "predict_only" not in names

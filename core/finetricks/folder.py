@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetricks.atomic import holds_nothing, is_partial, refuse_links, remove_partials, write_atomically
 from finetricks.checkpoint import Checkpoints
+from finetricks.determinism import record
 from finetricks.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ OWN = frozenset({RECIPE, VERSIONS, METRICS, RESULT, "predictions", "model", "che
 class RunFolder:
     """The files of one run.
 
-    recipe.yaml (as it was resolved), versions.json, metrics.jsonl (a line an evaluation), result.json, predictions/,
-    model/, checkpoints/.
+    recipe.yaml (as it was resolved), versions.json (what it was made with, and what of that is not deterministic),
+    metrics.jsonl (a line an evaluation), result.json, predictions/, model/, checkpoints/.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -80,7 +81,8 @@ class RunFolder:
         for folder in (self.path, self.path / "predictions"):
             if folder.is_dir():
                 remove_partials(folder)
-        write_atomically(self.path / VERSIONS, json.dumps(versions(recipe), indent=2) + "\n")
+        made_with = {**versions(recipe), "determinism": record()}
+        write_atomically(self.path / VERSIONS, json.dumps(made_with, indent=2) + "\n")
         write_atomically(self.path / RECIPE, recipe.to_yaml())  # from here on it is a run's
 
     def clear(self) -> None:

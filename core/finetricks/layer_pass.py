@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-import random
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
+
+from finetricks.streams import kept
 
 ROWS = 2
 """How many rows of the batch are enough: two, so that no axis of size one is mistaken for another."""
@@ -82,9 +82,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     caching = _configs_with_cache(model)
-    gpus = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=gpus), torch.enable_grad():
+    with kept(), torch.enable_grad():
         try:
             for module, _ in training:
                 module.training = False  # not `eval()`, which some models override to do more, or less
@@ -103,8 +101,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
 
 
 def _configs_with_cache(model: nn.Module) -> list[Any]:

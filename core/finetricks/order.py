@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -45,6 +45,14 @@ class TrainerSampler(EpochSampler):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+def first_batch(loader: Iterable[Any]) -> Any:
+    """One batch to find the layers with; the loader's own random draws do not reach the caller."""
+    if isinstance(loader, Iterator):
+        return None  # what is taken from an iterator is gone
+    with seeded(0):
+        return next(iter(loader), None)
 
 
 def unshuffled(loader: Any) -> Iterator[Any]:

@@ -18,6 +18,7 @@ from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputE
 from finetricks.folder import RunFolder
 from finetricks.layer_pass import without
 from finetricks.layers import find_layers
+from finetricks.order import first_batch
 from finetricks.plan import Plan, compile_plan, total_steps
 from finetricks.session import Session
 from finetricks.storage import StorageError, storage_problem
@@ -120,7 +121,7 @@ def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
     splits, added = splits_of(recipe, task, stack)
     model = stack.build(task.model(streams.init), streams.init, **about(recipe, task))
     batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, added=added)
-    layers = find_layers(model, next(iter(batches)), recipe.layers, partial(without, added))
+    layers = find_layers(model, first_batch(batches), recipe.layers, partial(without, added))
     per_epoch = -(-len(batches) // recipe.training.accumulation)
     return compile_plan(
         stack,

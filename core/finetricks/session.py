@@ -23,7 +23,7 @@ from finetricks.layer_pass import default_forward
 from finetricks.layer_trace import Forward
 from finetricks.layers import Layers, find_layers
 from finetricks.optimizers import create_optimizer, named_groups
-from finetricks.order import Order, unshuffled
+from finetricks.order import Order, first_batch, unshuffled
 from finetricks.plan import Plan, compile_plan, total_steps
 from finetricks.provenance import check_made_with, made_with
 from finetricks.stack import Criterion, Stack
@@ -161,7 +161,7 @@ class Session:
         context = {"explicit_layers": recipe.layers, **(context or {})}
         if build:
             model = stack.build(model, streams.init, **context)
-        layers = find_layers(model, _first(loader), recipe.layers, forward)
+        layers = find_layers(model, first_batch(loader), recipe.layers, forward)
         if init:
             # What is taken from an iterator is gone, and what has no length may never end.
             batches = partial(unshuffled, loader) if _ends(loader) else None
@@ -622,14 +622,6 @@ def _set_rng(state: Mapping[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
-def _first(loader: Iterable[Any]) -> Any:
-    """One batch to find the layers with; the loader's own random draws do not reach the caller."""
-    if isinstance(loader, Iterator):
-        return None  # what is taken from an iterator is gone
-    with seeded(0):
-        return next(iter(loader), None)
 
 
 def _ends(loader: Iterable[Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,21 @@ class Streams:
             data=child(seed if data is None else data, "data"),
             dropout=child(seed if dropout is None else dropout, "dropout"),
         )
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Put the caller's global random states (Python's, numpy's, torch's) back after the block."""
+    import torch
+
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ the optimizer's groups, the schedule, the freezing, the loss and the random stre
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ import datasets
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, Subset
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import Trainer, TrainingArguments, get_scheduler, set_seed
 from transformers.trainer_utils import rotate_checkpoints
 
 from finetricks.arguments import check_arguments
@@ -33,7 +34,7 @@ from finetricks.plan import compile_plan
 from finetricks.recipe import Recipe
 from finetricks.session import Session
 from finetricks.stack import Criterion, Stack
-from finetricks.streams import Streams, child, seeded
+from finetricks.streams import Streams, child, kept, seeded
 from finetricks.tasks.encode import added_columns
 from finetricks.tasks.splits import draw_rows
 from finetricks.trainer_checkpoint import load_tricks, save_tricks, seal, usable_checkpoint
@@ -76,7 +77,8 @@ class TrickMixin(Trainer):
             if stack.implementing("freeze", "build") and args.ddp_find_unused_parameters is None:
                 # Rule 9; and what tricks build may leave weights unread. The default flips under checkpointing.
                 args.ddp_find_unused_parameters = True
-        super().__init__(*positional, **keywords)
+        with self._callers_randomness():
+            super().__init__(*positional, **keywords)
         if not isinstance(args, TrainingArguments):
             check_arguments(stack, self.args)
         given = self.train_dataset
@@ -103,6 +105,10 @@ class TrickMixin(Trainer):
     @property
     def _plain(self) -> bool:
         return self.recipe.training.streams == "none"
+
+    def _callers_randomness(self) -> contextlib.AbstractContextManager[None]:
+        """The block after which the global random states are the caller's again: the Trainer seeds them, and draws."""
+        return contextlib.nullcontext() if self._plain else kept()
 
     def _context(self) -> dict[str, Any]:
         # The Trainer calls `model_init` once before it knows its tokenizer, and again when training begins.
@@ -167,6 +173,12 @@ class TrickMixin(Trainer):
         self._decided_at = None
         if self.session is not None and self.model_init is None:
             self.model = self.model_wrapped = self._built(self.model)  # the training before took off what it had put on
+        with self._callers_randomness():
+            if not self._plain:
+                set_seed(self.args.seed)  # for what is no stream of ours: a collator that draws, say
+            return self._train(keywords)
+
+    def _train(self, keywords: dict[str, Any]) -> Any:
         output = super().train(resume_from_checkpoint=str(self._checkpoint) if self._checkpoint else None, **keywords)
         if self._decided_at != self.state.global_step:
             self._decide()  # the run's end is an evaluation, too
@@ -355,6 +367,14 @@ class TrickMixin(Trainer):
         if (scale := scaler.get_scale()) <= MIN_LOSS_SCALE:
             raise Diverged(self.session.global_step, f"gradient at a loss scale of {scale:g}")
         return norm if self.session.loss_not_finite else None
+
+    def evaluate(self, *arguments: Any, **keywords: Any) -> Any:
+        with self._callers_randomness():
+            return super().evaluate(*arguments, **keywords)
+
+    def predict(self, *arguments: Any, **keywords: Any) -> Any:
+        with self._callers_randomness():
+            return super().predict(*arguments, **keywords)
 
     # -- decisions ---------------------------------------------------------------------------------------
 
