@@ -124,6 +124,8 @@ CASES: dict[str, Case] = {
 class BertAndLSTM(BertPreTrainedModel):
     """An encoder with an LSTM above it: for tricks of either kind side by side."""
 
+    supports_gradient_checkpointing = True
+
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         self.bert = BertModel(config, add_pooling_layer=False)

@@ -10,9 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import convert_to_fp32, send_to_device
+from accelerate.utils import send_to_device
 from torch import nn
 
+from finetricks import recompute
+from finetricks.compiled import CompiledForward, Options, options_of
 from finetricks.distributed import ALONE, Ranks
 from finetricks.errors import CheckpointError, FinetricksError, TrickError
 from finetricks.freezing import Freezing
@@ -23,6 +25,7 @@ from finetricks.layers import Layers, find_layers
 from finetricks.optimizers import create_optimizer, named_groups
 from finetricks.order import Order, unshuffled
 from finetricks.plan import Plan, compile_plan, total_steps
+from finetricks.precision import Precision
 from finetricks.stack import Criterion, Stack
 from finetricks.step import Step
 from finetricks.streams import child, seeded
@@ -47,6 +50,10 @@ class Session:
         scheduler: sets each group's rate from the plan.
         global_step: optimizer steps done.
         stopped: whether a trick has decided to end the run.
+        grad_norm: of the last optimizer step, before clipping; `None` where nothing is clipped.
+        skipped: whether the last step changed no weight, because in fp16 a gradient was not finite. It counts as a step
+            all the same: the plan goes on, and its batch is not seen again.
+        loss_scale: the factor on the loss in fp16; 1 else.
     """
 
     def __init__(
@@ -63,6 +70,8 @@ class Session:
         batches_per_epoch: int | None = None,
         clip: float = 0.0,
         precision: str = "fp32",
+        compile_options: Options | None = None,
+        recomputes: bool = False,
         forward: Forward | None = None,
         replan: Callable[[Mapping[str, int]], Plan] | None = None,
         ranks: Ranks = ALONE,
@@ -77,12 +86,15 @@ class Session:
         self.global_step = 0
         self.state: dict[str, dict[str, Any]] = {name: {} for name, _ in stack.tricks}
         self.grad_norm: torch.Tensor | None = None
+        self.skipped = False
         self._order = order
         self._ranks = ranks
         self._accumulation = accumulation
         self._batches_per_epoch = batches_per_epoch or plan.steps_per_epoch * accumulation
         self._clip = clip
-        self._precision = precision
+        self._precision = Precision(precision, model)
+        self._compiled = None if compile_options is None else CompiledForward(model, compile_options)
+        self._recomputes = recomputes
         self._run_model = forward or default_forward
         self._criterion = stack.criterion()
         self._freezing = Freezing(model, layers)
@@ -138,6 +150,7 @@ class Session:
         context = {"explicit_layers": recipe.layers, **(context or {})}
         if build:
             model = stack.build(model, streams.init, **context)
+        recomputes = training.gradient_checkpointing and recompute.enable(model)
         layers = find_layers(model, _first(loader), recipe.layers, forward)
         if init:
             # What is taken from an iterator is gone, and what has no length may never end.
@@ -170,6 +183,8 @@ class Session:
             batches_per_epoch=length,
             clip=training.clip,
             precision=training.precision,
+            compile_options=options_of(training.compile),
+            recomputes=recomputes,
             forward=forward,
             replan=lambda decisions: compiled(decisions=decisions),
             ranks=ranks,
@@ -251,21 +266,30 @@ class Session:
             )
         if (weight := self.weight) != 1:
             loss = loss * weight
-        (loss / self._window()).backward()
+        with self._precision.kernels():
+            self._precision.scaled(loss / self._window()).backward()
 
     def step(self) -> bool:
         """End a micro-batch; when it completes an optimizer step, clip, update, and advance. Gives whether it did."""
         self._micro_batch += 1
         if self._micro_batch < self._window():
             return False
+        self._precision.unscale(self.optimizer)
         if self._clip > 0:
             self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
-        self.optimizer.step()
-        self.scheduler.step()
+        self.skipped = not self._precision.step(self.optimizer)
+        if self.skipped:
+            self._keep_rates(self.global_step + 1)
+        else:
+            self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.global_step += 1
         self._micro_batch = 0
         return True
+
+    @property
+    def loss_scale(self) -> float:
+        return self._precision.scale
 
     @property
     def ended(self) -> bool:
@@ -307,25 +331,30 @@ class Session:
         if self._replan is None:
             raise FinetricksError("this session was made without `replan`; its tricks cannot decide while training")
         self.plan = self._replan(decisions)
-        self._set_rates()  # the scheduler has set those of this step already, by the plan before
+        self._set_rates(self.global_step)  # the scheduler has set those of this step already, by the plan before
 
     def _pass_over(self, end: int) -> None:
         """Go on to the step `end` without training."""
         self.enter(end)
-        self.scheduler.last_epoch = end
-        self._set_rates()
 
-    def _set_rates(self) -> None:
-        """Give the optimizer the rates of the present step."""
+    def _keep_rates(self, step: int) -> None:
+        """Bring scheduler and optimizer to the plan's rates of `step`, which the scheduler did not count up to."""
+        self.scheduler.last_epoch = step
+        self._set_rates(step)
+
+    def _set_rates(self, step: int) -> None:
+        """Give the optimizer the plan's rates of `step`."""
         for group, base, factor in zip(
             self.optimizer.param_groups, self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True
         ):
-            group["lr"] = base * factor(self.global_step)
+            group["lr"] = base * factor(step)
         self.scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def finish(self) -> nn.Module:
         """Thaw everything and let the tricks put the model in the shape in which it is saved. Gives the model."""
         self._freezing.apply(frozenset())
+        if self._recomputes:
+            recompute.disable(self.model)
         self.stack.finish(self.model)
         return self.model
 
@@ -338,6 +367,8 @@ class Session:
         frozen = self.plan.stage_at(step).frozen
         if frozen != self._freezing.frozen:
             self._freezing.apply(frozen)
+        if self.scheduler.last_epoch != step:  # passed over, or skipped by a Trainer, which then does not count it
+            self._keep_rates(step)
 
     def dropout_stream(self) -> contextlib.AbstractContextManager[None]:
         """The block in which the micro-batch's dropout is drawn; with `streams: none` the caller's own state."""
@@ -369,12 +400,10 @@ class Session:
         return step
 
     def _forward(self, batch: Any) -> Any:
-        if self._precision == "fp32":
-            return self._run_model(self.model, batch)
-        device = next(self.model.parameters()).device.type
-        with torch.autocast(device, dtype=torch.bfloat16):
+        compiled = contextlib.nullcontext() if self._compiled is None else self._compiled.in_place()
+        with self._precision.forward(), compiled:
             outputs = self._run_model(self.model, batch)
-        return convert_to_fp32(outputs)
+        return self._precision.outputs(outputs)
 
     def _micro_seed(self) -> int:
         rank = (
@@ -445,6 +474,7 @@ class Session:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "scaler": self._precision.state_dict(),
             "decisions": dict(self.plan.decisions),
             "own": _of_ranks(self._ranks, {"tricks": self.state, "rng": _rng() if self.streams is None else None}),
         }
@@ -458,6 +488,7 @@ class Session:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self._precision.load_state_dict(state["scaler"])
         self._resumed_rng = own["rng"]
         if self._resumed_rng is not None:
             _set_rng(self._resumed_rng)
