@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetricks.errors import InputError
+
 Options = dict[str, Any]
 
 CODES = 64
@@ -24,6 +26,39 @@ def options_of(setting: bool | str) -> Options | None:
     if setting is False:
         return None
     return {"backend": "inductor" if setting is True else setting, "dynamic": True}
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Raise `InputError` for what torch.compile gave: its parameters have other names, and so would a saved model's."""
+    if "_orig_mod" in model._modules:
+        raise InputError(
+            "this model is compiled already, with the names of its parameters changed to `_orig_mod.…`; give the model "
+            "itself, and say `compile: true` in the recipe's training settings (to a Trainer torch_compile=True)"
+        )
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """What torch.compile wrapped, or the model itself."""
+    return model._modules.get("_orig_mod") or model  # by its name: to import the class takes a second
+
+
+@contextmanager
+def fresh_compiler(used: bool) -> Iterator[None]:
+    """A run's block, in which nothing is left of what other runs compiled: it could give other bits, and takes memory."""
+    if used:
+        torch._dynamo.reset()
+    try:
+        yield
+    finally:
+        if used:
+            torch._dynamo.reset()
+
+
+@contextmanager
+def many_codes() -> Iterator[None]:
+    """The block in which compiled code is called. torch gives up after eight codes, and runs the rest as it is."""
+    with torch._dynamo.config.patch(recompile_limit=CODES):
+        yield
 
 
 class CompiledForward:
@@ -46,8 +81,7 @@ class CompiledForward:
             self._compiled = torch.compile(self._model.forward, **self._options)
         self._model.__dict__["forward"] = self._compiled
         try:
-            # torch gives up compiling after eight, and runs the rest as it is, without a word.
-            with torch._dynamo.config.patch(recompile_limit=CODES):
+            with many_codes():
                 yield
         finally:
             del self._model.__dict__["forward"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from finetricks.compiled import fresh_compiler
 from finetricks.distributed import Ranks
 from finetricks.errors import CheckpointError, Diverged, InputError, NotFinite
 from finetricks.folder import RunFolder
@@ -93,7 +94,7 @@ def run(
     ranks.of_first(lambda: folder.check(recipe, resume=resume, overwrite=overwrite))
     if resume and (done := ranks.of_first(folder.result)) is not None:
         return Result(**{**done, "notes": tuple(done["notes"])}, folder=folder.path)
-    with _threads(recipe.training.threads):
+    with _threads(recipe.training.threads), fresh_compiler(recipe.training.compile is not False):
         with ranks.together():
             task = task or task_of(recipe)
         return _Run(recipe, task, folder, ranks, resume=resume).train(save_model, upto, on_progress)
@@ -237,7 +238,7 @@ class _Run:
             session.backward(loss)
             if not session.step():
                 continue
-            if session.grad_norm is not None:
+            if session.grad_norm is not None and not session.skipped:
                 self._watch(session.grad_norm.item(), "gradient")
             metrics = self._evaluation() if self._due(self.recipe.training.evaluate) else None
             if self._due(self.recipe.training.checkpoint):
@@ -297,6 +298,7 @@ class _Run:
                 "frozen": sorted(plan.stage_at(last).frozen),
                 "decisions": dict(plan.decisions),
                 "seconds": self._seconds(),
+                **({"loss_scale": session.loss_scale} if self.recipe.training.precision == "fp16" else {}),
             }
         )
         self.losses = []

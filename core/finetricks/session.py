@@ -14,7 +14,7 @@ from accelerate.utils import send_to_device
 from torch import nn
 
 from finetricks import recompute
-from finetricks.compiled import CompiledForward, Options, options_of
+from finetricks.compiled import CompiledForward, Options, options_of, refuse_compiled
 from finetricks.distributed import ALONE, Ranks
 from finetricks.errors import CheckpointError, FinetricksError, TrickError
 from finetricks.freezing import Freezing
@@ -144,7 +144,9 @@ class Session:
         Raises:
             LayersError: the order of the model's layers cannot be told.
             TrickConflict: tricks that cannot stand together on this model.
+            InputError: the model is compiled already, or has no gradient checkpointing and the recipe asks for it.
         """
+        refuse_compiled(model)
         training, streams = recipe.training, recipe.streams
         stack = Stack(recipe.tricks, criterion=criterion)
         context = {"explicit_layers": recipe.layers, **(context or {})}
@@ -237,7 +239,11 @@ class Session:
 
         Args:
             model: the wrapper to call (DistributedDataParallel, say); the bare model by default.
+
+        Raises:
+            InputError: the wrapper is what torch.compile gives; the tricks' Python is not to be compiled.
         """
+        refuse_compiled(model or self.model)
         self.enter(self.global_step, self._micro_batch)
         with self.dropout_stream():
             return inside_forward(self.model, model or self.model, self._whole_loss, batch)

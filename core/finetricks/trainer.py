@@ -7,6 +7,7 @@ the optimizer's groups, the schedule, the freezing, the loss and the random stre
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from finetricks.arguments import check_arguments
+from finetricks.compiled import Options, many_codes, refuse_compiled, uncompiled
 from finetricks.errors import FinetricksError
 from finetricks.layer_pass import taken, undisturbed, without
 from finetricks.layers import find_layers
@@ -81,6 +83,7 @@ class TrickMixin(Trainer):
         if stack.deciders and given is not None:  # without it there is nothing to decide on: it only evaluates
             self.train_dataset, self.held_out = self._hold_out(stack, given, self.train_dataset)
         if self.model_init is None:
+            refuse_compiled(self.model)
             self.model = self.model_wrapped = self._built(self.model)
             if self.place_model_on_device:
                 self._move_model_to_device(self.model, self.args.device)
@@ -223,10 +226,18 @@ class TrickMixin(Trainer):
             optimizer=optimizer,
             streams=None if self._plain else self.streams,
             accumulation=self.args.gradient_accumulation_steps,
+            compile_options=self._compile_options(),
             forward=forward,
             replan=lambda decisions: compiled(decisions=decisions),
         )
         return optimizer
+
+    def _compile_options(self) -> Options | None:
+        """How the session is to compile the model, where it computes the loss; else the Trainer does."""
+        plugin = self.accelerator.state.dynamo_plugin
+        if not self._replaces_loss() or plugin.backend == "NO" or plugin.use_regional_compilation:
+            return None
+        return dict(plugin.to_kwargs())
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         assert self.session is not None
@@ -310,7 +321,8 @@ class TrickMixin(Trainer):
             return torch.zeros((), device=self.args.device)
         self._in_training_step = True
         try:
-            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+            with many_codes() if self.args.torch_compile else contextlib.nullcontext():
+                loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         finally:
             self._in_training_step = False
         return loss
@@ -322,7 +334,7 @@ class TrickMixin(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         if self._in_training_step and self.session is not None and self._replaces_loss():
-            return self.session.loss(inputs, model)
+            return self.session.loss(inputs, uncompiled(model))  # the session compiles what is within
         inputs = taken(self._added, self.model, inputs)
         if not self._in_training_step or self.session is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
