@@ -23,12 +23,15 @@ def main() -> None:
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
     outcomes: dict[str, Any] = {}
-    for name, training in json.loads((folder / "jobs.json").read_text()):
+    jobs = json.loads((folder / "jobs.json").read_text())
+    for name in jobs["names"]:
         try:
-            outcomes[name] = machines.among_ranks(name, Ranks.current(), training)
+            outcomes[name] = machines.among_ranks(name, Ranks.current(), jobs["training"])
         except Exception:
             outcomes[name] = {"error": traceback.format_exc()}
-        (folder / f"rank{rank}.json").write_text(json.dumps(outcomes))
+        if "compile" in jobs["training"]:
+            torch._dynamo.reset()
+    (folder / f"rank{rank}.json").write_text(json.dumps(outcomes))
     dist.destroy_process_group()
 
 
