@@ -39,7 +39,8 @@ def refuse_compiled(model: nn.Module) -> None:
 
 def uncompiled(model: nn.Module) -> nn.Module:
     """What torch.compile wrapped, or the model itself."""
-    return model._modules.get("_orig_mod") or model  # by its name: to import the class takes a second
+    inner = model._modules.get("_orig_mod")  # by its name: to import the class takes a second
+    return model if inner is None else inner
 
 
 @contextmanager

@@ -23,8 +23,8 @@ RECIPE, VERSIONS, METRICS, RESULT = "recipe.yaml", "versions.json", "metrics.jso
 class RunFolder:
     """The files of one run.
 
-    recipe.yaml (as it was resolved), versions.json, metrics.jsonl (a line an evaluation), result.json, predictions/,
-    model/, checkpoints/.
+    recipe.yaml (as it was resolved), versions.json (and the machine), metrics.jsonl (a line an evaluation), result.json,
+    predictions/, model/, checkpoints/.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -63,13 +63,13 @@ class RunFolder:
         elif not overwrite:
             raise InputError(f"{self.path} already holds a run: --resume continues it, --overwrite replaces it")
 
-    def begin(self, recipe: Recipe, *, resume: bool) -> None:
-        """Make the folder ready for a run of `recipe`; without `resume` the run that it holds is removed."""
+    def begin(self, recipe: Recipe, *, resume: bool, machine: Mapping[str, Any]) -> None:
+        """Make the folder ready for a run of `recipe` on `machine`; without `resume` the run that it holds is removed."""
         if not resume and self.is_run:
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / RECIPE, recipe.to_yaml())
-        write_atomically(self.path / VERSIONS, json.dumps(versions(recipe), indent=2) + "\n")
+        write_atomically(self.path / VERSIONS, json.dumps({**versions(recipe), **machine}, indent=2) + "\n")
 
     def _check_same(self, recipe: Recipe) -> None:
         from finetricks.recipe import determining

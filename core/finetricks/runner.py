@@ -224,7 +224,8 @@ class _Run:
         return splits, added, session
 
     def _begin(self, resume: bool) -> None:
-        self.folder.begin(self.recipe, resume=resume)
+        machine = {"device": _device_name(), "ranks": self.ranks.size, "threads": torch.get_num_threads()}
+        self.folder.begin(self.recipe, resume=resume, machine=machine)
         self.folder.write_metrics(self.history)
 
     def train(self, save_model: bool, upto: float, on_progress: OnProgress | None) -> Result:
@@ -365,6 +366,10 @@ class _Run:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager

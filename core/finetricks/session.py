@@ -243,10 +243,11 @@ class Session:
         Raises:
             InputError: the wrapper is what torch.compile gives; the tricks' Python is not to be compiled.
         """
-        refuse_compiled(model or self.model)
+        wrapper = self.model if model is None else model
+        refuse_compiled(wrapper)
         self.enter(self.global_step, self._micro_batch)
         with self.dropout_stream():
-            return inside_forward(self.model, model or self.model, self._whole_loss, batch)
+            return inside_forward(self.model, wrapper, self._whole_loss, batch)
 
     @property
     def weight(self) -> float:
