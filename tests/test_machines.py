@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 import every
 import machines
 from every import CASES
-from machines import EXACT, MODES, SIX_STEPS, Seen
 from finetricks import Session
+from machines import SIX_STEPS, Seen
+from modes import EXACT, MODES
 
 COMPILED = {"auxiliary_lm", "gradual_unfreezing", "hierarchical", "lstm_orthogonal", "multi_task"}
-"""What is compiled in CI, each for a reason of its own: a second pass, a thaw, checkpoints within, an LSTM whose weights
-are dropped, a hook; the others at night."""
+"""What is compiled in CI, each for a reason of its own: a second pass, a thaw, checkpoints within, an LSTM that drops
+weights, a hook; the others at night."""
 
 
 def cases() -> list[Any]:
@@ -34,9 +36,10 @@ def on_devices(test: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_compiled_is_left() -> None:
-    if "torch._dynamo" in __import__("sys").modules:
+def _nothing_compiled_is_left(request: pytest.FixtureRequest) -> None:
+    if "compile" in request.node.name:
         torch._dynamo.reset()
+        counters.clear()
 
 
 @functools.cache
@@ -56,6 +59,7 @@ def test_a_trick_keeps_its_plan_and_resumes_exactly(name: str, mode: str, device
     whole = every.bound(recipe, device=device)
     seen = machines.watched(whole)
     assert seen.broken == []
+    assert bool(counters["stats"]["calls_captured"]) == (mode == "compile" and bool(seen.losses))
     end = weights(whole)
 
     expected, expected_end = plain(name, device)
