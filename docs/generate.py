@@ -1,7 +1,7 @@
 """Write the pages that say what the built-in tricks say of themselves: `python docs/generate.py`.
 
-docs/tricks.md holds the card of every trick, docs/pairs.md the pairs that are refused, docs/machines.md how each trains in
-other ways than fp32 in one process, README.md the table of tricks.
+docs/tricks.md holds the card of every trick, docs/pairs.md the pairs that are refused, docs/machines.md how each trains
+in other ways than fp32 in one process, README.md the table of tricks.
 With `--check` nothing is written; the exit code says whether the pages are as they would be written.
 """
 
