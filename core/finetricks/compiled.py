@@ -29,7 +29,7 @@ def options_of(setting: bool | str) -> Options | None:
 
 
 def refuse_compiled(model: nn.Module) -> None:
-    """Raise `InputError` for what torch.compile gave: its parameters have other names, and so would a saved model's."""
+    """Raise `InputError` for what torch.compile gave: its parameters have other names, also when it is saved."""
     if "_orig_mod" in model._modules:
         raise InputError(
             "this model is compiled already, with the names of its parameters changed to `_orig_mod.…`; give the model "
@@ -45,7 +45,7 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def fresh_compiler(used: bool) -> Iterator[None]:
-    """A run's block, in which nothing is left of what other runs compiled: it could give other bits, and takes memory."""
+    """A run's block, without what other runs compiled: it could give other bits, and takes memory."""
     if used:
         torch._dynamo.reset()
     try:

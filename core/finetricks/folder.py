@@ -64,7 +64,7 @@ class RunFolder:
             raise InputError(f"{self.path} already holds a run: --resume continues it, --overwrite replaces it")
 
     def begin(self, recipe: Recipe, *, resume: bool, machine: Mapping[str, Any]) -> None:
-        """Make the folder ready for a run of `recipe` on `machine`; without `resume` the run that it holds is removed."""
+        """Make the folder ready for a run on `machine`; without `resume` the run that it holds is removed."""
         if not resume and self.is_run:
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
