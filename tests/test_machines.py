@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,25 +85,3 @@ def test_a_trick_keeps_its_plan_and_resumes_exactly(name: str, mode: str, device
     assert end.keys() == resumed.keys()
     for key, value in resumed.items():  # a GPU's sums are in no fixed order
         assert torch.equal(value, end[key]) if device == "cpu" else torch.allclose(value, end[key], atol=1e-3), key
-
-
-@pytest.mark.nightly
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-@pytest.mark.parametrize("name", ["gradual_unfreezing", "lstm_orthogonal"])
-def test_inductor_gives_the_losses_of_a_plain_run_and_resumes_exactly(name: str) -> None:
-    losses: dict[bool, list[float]] = {}
-    for compiled in (False, True):
-        session = every.bound(every.recipe(name, **SIX_STEPS, optimizer="sgd", learning_rate=1e-2, compile=compiled))
-        machines.without_dropout(session.model)  # inductor draws other masks
-        losses[compiled] = machines.watched(session).losses
-    assert losses[True] == pytest.approx(losses[False], abs=1e-5)
-    recipe = every.recipe(name, **SIX_STEPS, compile=True)
-    whole, first = every.bound(recipe), every.bound(recipe)
-    machines.watched(whole)
-    torch._dynamo.reset()
-    machines.watched(first, 4)
-    torch._dynamo.reset()
-    second = every.bound(recipe, seed=9, init=False)
-    second.load_state_dict(first.state_dict())
-    machines.watched(second)
-    assert every.same(weights(second), weights(whole))

@@ -23,8 +23,8 @@ RECIPE, VERSIONS, METRICS, RESULT = "recipe.yaml", "versions.json", "metrics.jso
 class RunFolder:
     """The files of one run.
 
-    recipe.yaml (as it was resolved), versions.json (and the machine), metrics.jsonl (a line an evaluation), result.json,
-    predictions/, model/, checkpoints/.
+    recipe.yaml (as it was resolved), versions.json (and on which machine), metrics.jsonl (a line an evaluation),
+    result.json, predictions/, model/, checkpoints/.
     """
 
     def __init__(self, path: str | Path) -> None:
