@@ -1,6 +1,7 @@
 """Write the pages that say what the built-in tricks say of themselves: `python docs/generate.py`.
 
-docs/tricks.md holds the card of every trick, docs/pairs.md the pairs that are refused, README.md the table of tricks.
+docs/tricks.md holds the card of every trick, docs/pairs.md the pairs that are refused, docs/machines.md how each trains
+in other ways than fp32 in one process, README.md the table of tricks.
 With `--check` nothing is written; the exit code says whether the pages are as they would be written.
 """
 
@@ -19,6 +20,9 @@ from finetricks.cli.card import card, hooks_in_words, type_in_words
 from finetricks.stack import conflicts
 
 DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent / "tests"))
+from modes import EXACT, MODES, REASONS  # noqa: E402
+
 BEGIN, END = "<!-- tricks: docs/generate.py writes what follows -->", "<!-- end of tricks -->"
 FOLDERS = {
     "data": "What the model sees",
@@ -51,9 +55,13 @@ def written(catalog: Catalog) -> dict[Path, str]:
     readme = DOCS.parent / "README.md"
     before, rest = readme.read_text().split(BEGIN)
     after = rest.split(END)[1]
+    machines = DOCS / "machines.md"
+    above, rest = machines.read_text().split(BEGIN)
+    below = rest.split(END)[1]
     return {
         DOCS / "tricks.md": tricks_page(catalog),
         DOCS / "pairs.md": pairs_page(catalog),
+        machines: f"{above}{BEGIN}\n{machines_table(catalog)}\n{END}{below}",
         readme: f"{before}{BEGIN}\n{table(catalog)}\n{END}{after}",
     }
 
@@ -73,6 +81,19 @@ def table(catalog: Catalog) -> str:
         for name in names:
             found = card(name, catalog)
             lines.append(f"| `{name}` | {hooks_in_words(found)} | {found['summary']} |")
+    return "\n".join(lines)
+
+
+def machines_table(catalog: Catalog) -> str:
+    """What tests/test_machines.py and tests/test_machines_ranks.py hold each trick to."""
+    columns = [f"`{mode}`" for mode in MODES] + ["two processes"]
+    lines = [f"| trick | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for names in grouped(catalog).values():
+        for name in names:
+            cells = ["works, equal bits" if mode in EXACT else "works" for mode in MODES]
+            reason = REASONS.get(name)
+            cells.append(f"works; other losses: {reason}" if reason else "works, as one process")
+            lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -28,6 +28,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 import tiny
 from finetricks import Recipe, Session, Task, installed
+from finetricks.distributed import ALONE, Ranks
 from finetricks.layer_pass import without
 from finetricks.lstm import LSTMConfig, LSTMForSequenceClassification
 from finetricks.runner import about, splits_of
@@ -126,6 +127,8 @@ CASES: dict[str, Case] = {
 class BertAndLSTM(BertPreTrainedModel):
     """An encoder with an LSTM above it: for tricks of either kind side by side."""
 
+    supports_gradient_checkpointing = True
+
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         self.bert = BertModel(config, add_pooling_layer=False)
@@ -223,14 +226,25 @@ def task_for(*names: str) -> Task:
     )
 
 
-def bound(recipe: Recipe, *names: str, seed: int = 0, init: bool = True) -> Session:
+def bound(
+    recipe: Recipe,
+    *names: str,
+    seed: int = 0,
+    init: bool = True,
+    ranks: Ranks = ALONE,
+    device: str = "cpu",
+) -> Session:
     """`recipe` bound to the model and the task on which the tricks `names` act (by default the recipe's)."""
     names = names or tuple(name for name, _ in recipe.tricks)
     task, stack = task_for(*names), recipe.stack()
     splits, added = splits_of(recipe, task, stack)
     batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True, added=added)
     model = model_for(*names, seed=seed) if names else tiny.bert(seed=seed)
-    return recipe.bind(model, batches, init=init, context=about(recipe, task), forward=partial(without, added))
+    model = stack.build(model, recipe.streams.init, **about(recipe, task)).to(device)
+    forward = partial(without, added)
+    return recipe.bind(
+        model, batches, build=False, init=init, context=about(recipe, task), forward=forward, ranks=ranks
+    )
 
 
 def train(session: Session, steps: int | None = None) -> list[float]:

@@ -60,9 +60,9 @@ def test_the_folder_holds_what_is_promised(folder: Path, tmp_path: Path) -> None
     assert [line["step"] for line in lines] == [result.steps // 2, result.steps]
     assert lines[-1]["valid"] == result.valid
     assert load_yaml(out / "recipe.yaml").data == recipe_in(folder).to_dict()
-    assert {"python", "platform", "libraries", "tricks", "determinism"} == set(
-        json.loads((out / "versions.json").read_text())
-    )
+    made_with = json.loads((out / "versions.json").read_text())
+    assert {"python", "platform", "libraries", "tricks", "determinism"} == set(made_with)
+    assert (made_with["determinism"]["device"], made_with["determinism"]["ranks"]) == ("cpu", 1)
     for split, rows in (("valid", 15), ("test", 12)):
         header, *body = (out / "predictions" / f"{split}.csv").read_text().splitlines()
         assert header == "example_id,label,prediction,score:bird,score:fish"

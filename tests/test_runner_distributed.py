@@ -23,7 +23,9 @@ from finetricks.distributed import ALONE, Ranks
 from finetricks.errors import CheckpointError
 from finetricks.recipe import Recipe
 from finetricks.runner import run
+from finetricks.saved import predict
 from finetricks.streams import child
+from finetricks.tasks.predictions import read_predictions
 
 HERE = Path(__file__).parent
 PLUGIN = HERE / "distributed_tricks.py"
@@ -122,6 +124,7 @@ def outcomes(task: Path, killed: tuple[Path, Any, Any], tmp_path_factory: pytest
     jobs = {name: {"recipe": exact(task, tricks)} for name, tricks in FREEZING.items()}
     jobs |= {
         "everything": {"recipe": described(task, ["gradual_unfreezing", "auxiliary_lm"], accumulation=2)},
+        "batch_norm": {"recipe": described(task, ["concat_pooling"], eval_batch_size=4)},
         "fails": {"recipe": described(task, ["fails_on_one"])},
         "diverges": {"recipe": described(task, ["infinite_on_one"])},
         "stops": {"recipe": described(task, ["stops_on_first"])},
@@ -164,6 +167,14 @@ def test_the_ranks_are_equal_bit_for_bit_at_every_stage(name: str, outcomes: lis
         assert all(step["equal"] for step in rank[name]["seen"])
     stages = {tuple(step["frozen"]) for step in outcomes[1][name]["seen"]}
     assert len(stages) >= (2 if name == "two_stage" else 3)
+
+
+def test_both_ranks_evaluate_the_model_that_is_saved(task: Path, outcomes: list[Any]) -> None:
+    # Each rank's batch norm has seen rows of its own, and each scores batches of its own.
+    out = outcomes[0] / "batch_norm"
+    alone, together = predict(out, task / "test.csv"), read_predictions(out / "predictions" / "test.csv")
+    for name in ("score:bird", "score:fish"):
+        assert list(together[name]) == pytest.approx(list(alone[name]), abs=1e-6)
 
 
 def test_dropout_is_drawn_for_each_rank(task: Path, outcomes: list[Any]) -> None:

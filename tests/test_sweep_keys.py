@@ -65,7 +65,17 @@ def test_equal_cells_have_equal_keys(folder: Path, key: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"learning_rate": 1e-3}, {"precision": "bf16"}, {"threads": 2}, {"max_length": 8}]
+    "change",
+    [
+        {"seed": 1},
+        {"learning_rate": 1e-3},
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"compile": "eager"},
+        {"gradient_checkpointing": True},
+        {"threads": 2},
+        {"max_length": 8},
+    ],
 )
 def test_what_determines_the_result_changes_the_key(folder: Path, key: Make, change: dict[str, object]) -> None:
     assert key(recipe_in(folder, **change)) != key(recipe_in(folder))

@@ -52,7 +52,7 @@ def trainer_of(
 ) -> Trainer:
     quiet = {"disable_tqdm": True, "save_strategy": "no", "use_cpu": True, "logging_strategy": "no"}
     options: dict[str, Any] = {"recipe": recipe} if issubclass(kind, TrickMixin) else {}
-    model = model or tiny.bert()
+    model = tiny.bert() if model is None else model
     set_seed(recipe.training.seed)
     return kind(
         model=model,

@@ -39,6 +39,10 @@ def training_arguments(training: Training, output_dir: str | Path, **more: Any) 
         "adam_epsilon": training.eps,
         "max_grad_norm": training.clip,
         "bf16": training.precision == "bf16",
+        "fp16": training.precision == "fp16",
+        "activation_checkpointing": training.gradient_checkpointing,
+        "torch_compile": training.compile is not False,
+        "torch_compile_backend": None if isinstance(training.compile, bool) else training.compile,
         "seed": training.seed,
         "data_seed": training.data_seed,
         "report_to": "none",
@@ -67,6 +71,14 @@ def check_arguments(stack: Stack, args: TrainingArguments) -> None:
     if stack.deciders and args.eval_strategy.value == "no":
         raise RecipeError(
             Problem("args", f"{', '.join(stack.deciders)} decides at evaluations, and eval_strategy is 'no'; set it")
+        )
+    if args.fp16 and args.device.type == "cpu":
+        raise RecipeError(
+            Problem(
+                "args",
+                "fp16=True, and on a CPU the Trainer would compute in fp32 without a word; use bf16=True, or "
+                "`finetricks train` or a loop of your own with `precision: fp16`",
+            )
         )
     if problems:
         raise RecipeError([Problem("args", f"sets {what}; set it once") for what in problems])

@@ -24,6 +24,7 @@ class Facts:
         device: `cpu` or `cuda`.
         device_name: of the GPU; the instruction set that torch uses on a CPU.
         threads: of torch within an operation, on the CPU.
+        ranks: the processes that train together.
         deterministic_algorithms: `on`, `warn_only` or `off`: `torch.use_deterministic_algorithms`.
         cudnn_deterministic: `torch.backends.cudnn.deterministic`.
         cudnn_benchmark: `torch.backends.cudnn.benchmark`.
@@ -34,6 +35,7 @@ class Facts:
     device: str
     device_name: str
     threads: int
+    ranks: int = 1
     deterministic_algorithms: str = "off"
     cudnn_deterministic: bool = False
     cudnn_benchmark: bool = False
@@ -41,8 +43,8 @@ class Facts:
     tf32: bool = False
 
 
-def facts() -> Facts:
-    """Those of this process, now."""
+def facts(ranks: int = 1) -> Facts:
+    """Those of this process, now, one of so many that train together."""
     cuda = torch.cuda.is_available()
     wanted = torch.are_deterministic_algorithms_enabled()
     lenient = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -50,6 +52,7 @@ def facts() -> Facts:
         device="cuda" if cuda else "cpu",
         device_name=torch.cuda.get_device_name() if cuda else torch.backends.cpu.get_cpu_capability(),
         threads=torch.get_num_threads(),
+        ranks=ranks,
         deterministic_algorithms=("warn_only" if lenient else "on") if wanted else "off",
         cudnn_deterministic=torch.backends.cudnn.deterministic,
         cudnn_benchmark=torch.backends.cudnn.benchmark,
@@ -92,7 +95,7 @@ def not_deterministic(of: Facts) -> list[str]:
     return left
 
 
-def record() -> dict[str, Any]:
+def record(ranks: int = 1) -> dict[str, Any]:
     """The facts of this process, and `not_deterministic`, as JSON values."""
-    here = facts()
+    here = facts(ranks)
     return {**asdict(here), "not_deterministic": not_deterministic(here)}

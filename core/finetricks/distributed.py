@@ -115,6 +115,16 @@ class Ranks:
         dist.all_reduce(total)
         return total.item() / self.size
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give all processes the buffers that rank 0's model has.
+
+        Running statistics of a batch norm are of a process's own rows. DistributedDataParallel does the same at the
+        beginning of each forward pass, which leaves them apart where a model is evaluated.
+        """
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
     def gather(self, value: T) -> list[T]:
         """The values of all processes, by rank."""
         if self.size == 1:

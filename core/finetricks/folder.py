@@ -73,15 +73,15 @@ class RunFolder:
                 "delete; move it away, or name another folder"
             )
 
-    def begin(self, recipe: Recipe, *, resume: bool) -> None:
-        """Make the folder ready for a run of `recipe`; without `resume` the run that it holds is removed."""
+    def begin(self, recipe: Recipe, *, resume: bool, ranks: int = 1) -> None:
+        """Make the folder ready for a run of `recipe` in `ranks` processes; without `resume` one that it holds goes."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not resume:
             self.clear()
         for folder in (self.path, self.path / "predictions"):
             if folder.is_dir():
                 remove_partials(folder)
-        made_with = {**versions(recipe), "determinism": record()}
+        made_with = {**versions(recipe), "determinism": record(ranks)}
         write_atomically(self.path / VERSIONS, json.dumps(made_with, indent=2) + "\n")
         write_atomically(self.path / RECIPE, recipe.to_yaml())  # from here on it is a run's
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from finetricks.compiled import fresh_compiler
 from finetricks.distributed import Ranks
 from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputError, NotFinite
 from finetricks.folder import RunFolder
@@ -98,7 +99,7 @@ def run(
     ranks.of_first(lambda: folder.check(recipe, resume=resume, overwrite=overwrite))
     if resume and (done := ranks.of_first(folder.result)) is not None:
         return Result(**{**done, "notes": tuple(done["notes"])}, folder=folder.path)
-    with _threads(recipe.training.threads):
+    with _threads(recipe.training.threads), fresh_compiler(recipe.training.compile is not False):
         with ranks.together():
             task = task or task_of(recipe, trust_remote_code)
         with _telling(folder.path):
@@ -231,7 +232,7 @@ class _Run:
         return splits, added, session
 
     def _begin(self, resume: bool) -> None:
-        self.folder.begin(self.recipe, resume=resume)
+        self.folder.begin(self.recipe, resume=resume, ranks=self.ranks.size)
         self.folder.write_metrics(self.history)
 
     def train(self, save_model: bool, upto: float, on_progress: OnProgress | None) -> Result:
@@ -309,6 +310,7 @@ class _Run:
                 "decisions": dict(plan.decisions),
                 "skipped_steps": session.skipped.total,
                 "seconds": self._seconds(),
+                **({"loss_scale": session.loss_scale} if self.recipe.training.precision == "fp16" else {}),
             }
             | ({"diverged": {"step": diverged.step, "what": diverged.what}} if diverged else {})
         )

@@ -12,9 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import convert_to_fp32, send_to_device
+from accelerate.utils import send_to_device
 from torch import nn
 
+from finetricks import recompute
+from finetricks.compiled import CompiledForward, Options, options_of, refuse_compiled
 from finetricks.distributed import ALONE, Ranks
 from finetricks.errors import CheckpointError, Diverged, FinetricksError, TrickError
 from finetricks.freezing import Freezing
@@ -25,6 +27,7 @@ from finetricks.layers import Layers, find_layers
 from finetricks.optimizers import create_optimizer, named_groups
 from finetricks.order import Order, first_batch, unshuffled
 from finetricks.plan import Plan, compile_plan, total_steps
+from finetricks.precision import Precision
 from finetricks.provenance import check_made_with, made_with
 from finetricks.stack import Criterion, Stack
 from finetricks.step import Step
@@ -41,6 +44,9 @@ _PARTS = ("global_step", "model", "optimizer", "scheduler", "decisions", "own")
 
 STOP = "stop"
 """The decision that ends a run."""
+
+MIN_LOSS_SCALE = 1e-4
+"""A loss scale that has come down to this has collapsed: gradients overflow whatever it is. fairseq's default."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,11 @@ class Session:
         scheduler: sets each group's rate from the plan.
         global_step: optimizer steps done.
         stopped: whether a trick has decided to end the run.
-        skipped: the steps that were not finite, and so changed no weight.
+        grad_norm: of the last optimizer step, before clipping; `None` where nothing is clipped.
+        skipped: how many steps were not finite, and so changed no weight. Each counts as a step all the same: the plan
+            goes on, and its batch is not seen again. In fp16 those that the loss scaler skips are not among them.
+        last_skipped: whether the last step changed no weight, for either reason.
+        loss_scale: the factor on the loss in fp16; 1 else.
     """
 
     def __init__(
@@ -79,6 +89,8 @@ class Session:
         clip: float = 0.0,
         precision: str = "fp32",
         nonfinite_patience: int = 0,
+        compile_options: Options | None = None,
+        recomputes: bool = False,
         forward: Forward | None = None,
         replan: Callable[[Mapping[str, int]], Plan] | None = None,
         ranks: Ranks = ALONE,
@@ -94,16 +106,19 @@ class Session:
         self.state: dict[str, dict[str, Any]] = {name: {} for name, _ in stack.tricks}
         self.grad_norm: torch.Tensor | None = None
         self.skipped = Skipped()
+        self.last_skipped = False
         self._order = order
         self._ranks = ranks
         self._accumulation = accumulation
         self._batches_per_epoch = batches_per_epoch or plan.steps_per_epoch * accumulation
         self._clip = clip
-        self._precision = precision
         self._nonfinite_patience = nonfinite_patience
         self._losses: list[torch.Tensor] = []  # of the optimizer step's micro-batches, still on their device
         self._parameters = dict(model.named_parameters())
         self._looked = False
+        self._precision = Precision(precision, model)
+        self._compiled = None if compile_options is None else CompiledForward(model, compile_options)
+        self._recomputes = recomputes
         self._run_model = forward or default_forward
         self._criterion = stack.criterion()
         self._freezing = Freezing(model, layers)
@@ -155,12 +170,15 @@ class Session:
         Raises:
             LayersError: the order of the model's layers cannot be told.
             TrickConflict: tricks that cannot stand together on this model.
+            InputError: the model is compiled already, or has no gradient checkpointing and the recipe asks for it.
         """
+        refuse_compiled(model)
         training, streams = recipe.training, recipe.streams
         stack = Stack(recipe.tricks, criterion=criterion)
         context = {"explicit_layers": recipe.layers, **(context or {})}
         if build:
             model = stack.build(model, streams.init, **context)
+        recomputes = training.gradient_checkpointing and recompute.enable(model)
         layers = find_layers(model, first_batch(loader), recipe.layers, forward)
         if init:
             # What is taken from an iterator is gone, and what has no length may never end.
@@ -194,6 +212,8 @@ class Session:
             clip=training.clip,
             precision=training.precision,
             nonfinite_patience=training.nonfinite_patience,
+            compile_options=options_of(training.compile),
+            recomputes=recomputes,
             forward=forward,
             replan=lambda decisions: compiled(decisions=decisions),
             ranks=ranks,
@@ -246,10 +266,15 @@ class Session:
 
         Args:
             model: the wrapper to call (DistributedDataParallel, say); the bare model by default.
+
+        Raises:
+            InputError: the wrapper is what torch.compile gives; the tricks' Python is not to be compiled.
         """
+        wrapper = self.model if model is None else model
+        refuse_compiled(wrapper)
         self.enter(self.global_step, self._micro_batch)
         with self.dropout_stream():
-            return inside_forward(self.model, model or self.model, self._whole_loss, batch)
+            return inside_forward(self.model, wrapper, self._whole_loss, batch)
 
     @property
     def weight(self) -> float:
@@ -276,7 +301,8 @@ class Session:
         loss = self.carried(loss)
         if (weight := self.weight) != 1:
             loss = loss * weight
-        (loss / self._window()).backward()
+        with self._precision.kernels():
+            self._precision.scaled(loss / self._window()).backward()
 
     def step(self) -> bool:
         """End a micro-batch; when it completes an optimizer step, clip, update, and advance. Gives whether it did.
@@ -289,11 +315,17 @@ class Session:
         self._micro_batch += 1
         if self._micro_batch < self._window():
             return False
+        self._precision.unscale(self.optimizer)
         if self._clip > 0:
             self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
-        self.check_gradient(self.grad_norm if self._clip > 0 else self._lowest_gradient())
-        self.optimizer.step()
-        self.scheduler.step()
+        scale = self._precision.scale if self._precision.scales else None
+        finite = self.check_gradient(self.grad_norm if self._clip > 0 else self._lowest_gradient(), scale)
+        updated = self._precision.step(self.optimizer)
+        self.last_skipped = not (finite and updated)
+        if updated:
+            self.scheduler.step()
+        else:
+            self._keep_rates(self.global_step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         self.global_step += 1
         self._micro_batch = 0
@@ -307,28 +339,38 @@ class Session:
         self._losses.append(loss.detach())
         return loss * (1 + 0 * loss.detach())
 
-    @property
-    def loss_not_finite(self) -> bool:
-        """Whether a loss of the present optimizer step is not finite; waits for the device."""
-        return any(not bool(torch.isfinite(loss)) for loss in self._losses)
-
-    def check_gradient(self, norm: torch.Tensor | float | None) -> None:
+    def check_gradient(self, norm: torch.Tensor | float | None, scale: float | None = None) -> bool:
         """See to it that an optimizer step that is not finite changes no weight: it finds no gradients then.
 
         Args:
             norm: of the gradient, or of any part that everything flows into; waits for the device that it is on.
+            scale: of the loss, where a scaler lowers it and skips the step when a gradient has overflowed: that is no
+                news unless the loss is not finite itself, or the scale has nowhere left to go.
+
+        Returns:
+            Whether it is finite.
 
         Raises:
-            Diverged: there were more such steps in a row than `training.nonfinite_patience`.
+            Diverged: there were more such steps in a row than `training.nonfinite_patience`, or the scale collapsed.
         """
         if norm is None or bool(torch.isfinite(torch.as_tensor(norm))):
             self.skipped = replace(self.skipped, in_a_row=0)
+            self._losses = []
+            return True
+        if scale is not None and not self._any_loss_not_finite():
+            if scale <= MIN_LOSS_SCALE:
+                raise Diverged(self.global_step, f"gradient at a loss scale of {scale:g}")
         else:
             self.skipped = Skipped(self.skipped.in_a_row + 1, self.skipped.total + 1)
             if self.skipped.in_a_row > self._nonfinite_patience:
                 raise self._diverged()
             self.optimizer.zero_grad(set_to_none=True)
         self._losses = []
+        return False
+
+    def _any_loss_not_finite(self) -> bool:
+        """Whether a loss of the present optimizer step is not finite, on any rank."""
+        return self._ranks.mean(float(any(not bool(torch.isfinite(loss)) for loss in self._losses))) > 0
 
     def check_weights(self) -> None:
         """Raise `Diverged` where a weight is not finite; to be asked before they are saved."""
@@ -351,11 +393,15 @@ class Session:
     def _diverged(self) -> Diverged:
         """The error, the same on all ranks."""
         steps = self.skipped.in_a_row
-        of_loss = self._ranks.mean(float(self.loss_not_finite)) > 0
+        of_loss = self._any_loss_not_finite()
         diverged = Diverged(self.global_step + 1 - steps, "loss" if of_loss else "gradient", steps)
         if told := next(filter(None, self._ranks.gather(self.stack.first_not_finite())), ""):
             diverged.add_note(told)
         return diverged
+
+    @property
+    def loss_scale(self) -> float:
+        return self._precision.scale
 
     @property
     def ended(self) -> bool:
@@ -397,25 +443,30 @@ class Session:
         if self._replan is None:
             raise FinetricksError("this session was made without `replan`; its tricks cannot decide while training")
         self.plan = self._replan(decisions)
-        self._set_rates()  # the scheduler has set those of this step already, by the plan before
+        self._set_rates(self.global_step)  # the scheduler has set those of this step already, by the plan before
 
     def _pass_over(self, end: int) -> None:
         """Go on to the step `end` without training."""
         self.enter(end)
-        self.scheduler.last_epoch = end
-        self._set_rates()
 
-    def _set_rates(self) -> None:
-        """Give the optimizer the rates of the present step."""
+    def _keep_rates(self, step: int) -> None:
+        """Bring scheduler and optimizer to the plan's rates of `step`, which the scheduler did not count up to."""
+        self.scheduler.last_epoch = step
+        self._set_rates(step)
+
+    def _set_rates(self, step: int) -> None:
+        """Give the optimizer the plan's rates of `step`."""
         for group, base, factor in zip(
             self.optimizer.param_groups, self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True
         ):
-            group["lr"] = base * factor(self.global_step)
+            group["lr"] = base * factor(step)
         self.scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def finish(self) -> nn.Module:
         """Thaw everything and let the tricks put the model in the shape in which it is saved. Gives the model."""
         self._freezing.apply(frozenset())
+        if self._recomputes:
+            recompute.disable(self.model)
         self.stack.finish(self.model)
         return self.model
 
@@ -431,6 +482,8 @@ class Session:
         frozen = self.plan.stage_at(step).frozen
         if frozen != self._freezing.frozen:
             self._freezing.apply(frozen)
+        if self.scheduler.last_epoch != step:  # passed over, or skipped by a Trainer, which then does not count it
+            self._keep_rates(step)
 
     def dropout_stream(self) -> contextlib.AbstractContextManager[None]:
         """The block in which the micro-batch's dropout is drawn; with `streams: none` the caller's own state."""
@@ -463,12 +516,10 @@ class Session:
         return step
 
     def _forward(self, batch: Any) -> Any:
-        if self._precision == "fp32":
-            return self._run_model(self.model, batch)
-        device = next(self.model.parameters()).device.type
-        with torch.autocast(device, dtype=torch.bfloat16):
+        compiled = contextlib.nullcontext() if self._compiled is None else self._compiled.in_place()
+        with self._precision.forward(), compiled:
             outputs = self._run_model(self.model, batch)
-        return convert_to_fp32(outputs)
+        return self._precision.outputs(outputs)
 
     def _micro_seed(self) -> int:
         rank = (
@@ -564,6 +615,7 @@ class Session:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "scaler": self._precision.state_dict(),
             "decisions": dict(self.plan.decisions),
             "skipped": vars(self.skipped),
             "own": _of_ranks(self._ranks, {"tricks": self.state, "rng": _rng() if self.streams is None else None}),
@@ -585,6 +637,7 @@ class Session:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self._precision.load_state_dict(state["scaler"])
         self._resumed_rng = own["rng"]
         if self._resumed_rng is not None:
             _set_rng(self._resumed_rng)

@@ -75,7 +75,15 @@ class Training(Settings):
         description="Steps in a row whose loss or gradient may be no number before the run has diverged; each is "
         "skipped. 0: the first ends it.",
     )
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="Of the forward pass, by autocast; weights stay fp32. fp16 scales the loss."
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute activations anew in the backward pass: less memory, more time, equal bits."
+    )
+    compile: bool | Literal["aot_eager", "eager"] = Field(
+        default=False, description="Compile the forward pass by torch.compile; or the name of a backend for debugging."
+    )
     max_length: int | None = Field(
         default=None, gt=2, description="Tokens of an example; the model's own limit by default."
     )

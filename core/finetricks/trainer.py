@@ -25,7 +25,8 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from finetricks.arguments import check_arguments
 from finetricks.checkpoint import no_code
-from finetricks.errors import Diverged, FinetricksError
+from finetricks.compiled import Options, many_codes, refuse_compiled, uncompiled
+from finetricks.errors import FinetricksError
 from finetricks.layer_pass import taken, undisturbed, without
 from finetricks.layers import find_layers
 from finetricks.optimizers import named_groups
@@ -40,9 +41,6 @@ from finetricks.tasks.splits import draw_rows
 from finetricks.trainer_checkpoint import load_tricks, save_tricks, seal, usable_checkpoint
 
 logger = logging.getLogger(__name__)
-
-MIN_LOSS_SCALE = 1e-4
-"""The loss scale of fp16 at which a run has diverged; fairseq's `--min-loss-scale`."""
 
 
 class TrickMixin(Trainer):
@@ -89,6 +87,7 @@ class TrickMixin(Trainer):
         if stack.deciders and given is not None:  # without it there is nothing to decide on: it only evaluates
             self.train_dataset, self.held_out = self._hold_out(stack, given, self.train_dataset)
         if self.model_init is None:
+            refuse_compiled(self.model)
             self.model = self.model_wrapped = self._built(self.model)
             if self.place_model_on_device:
                 self._move_model_to_device(self.model, self.args.device)
@@ -242,10 +241,18 @@ class TrickMixin(Trainer):
             streams=None if self._plain else self.streams,
             accumulation=self.args.gradient_accumulation_steps,
             nonfinite_patience=self.recipe.training.nonfinite_patience,
+            compile_options=self._compile_options(),
             forward=forward,
             replan=lambda decisions: compiled(decisions=decisions),
         )
         return optimizer
+
+    def _compile_options(self) -> Options | None:
+        """How the session is to compile the model, where it computes the loss; else the Trainer does."""
+        plugin = self.accelerator.state.dynamo_plugin
+        if not self._replaces_loss() or plugin.backend == "NO" or plugin.use_regional_compilation:
+            return None
+        return dict(plugin.to_kwargs())
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         assert self.session is not None
@@ -329,7 +336,8 @@ class TrickMixin(Trainer):
             return torch.zeros((), device=self.args.device)
         self._in_training_step = True
         try:
-            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+            with many_codes() if self.args.torch_compile else contextlib.nullcontext():
+                loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         finally:
             self._in_training_step = False
         return loss
@@ -341,7 +349,8 @@ class TrickMixin(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         if self._in_training_step and self.session is not None and self._replaces_loss():
-            return self.session.carried(self.session.loss(inputs, model))
+            # The session compiles what is within.
+            return self.session.carried(self.session.loss(inputs, uncompiled(model)))
         inputs = taken(self._added, self.model, inputs)
         if not self._in_training_step or self.session is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -356,17 +365,9 @@ class TrickMixin(Trainer):
         """The norm of a whole optimizer step's gradient, which the Trainer wants to know before it updates."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if self.session is not None and self.session.plan.trains(self.session.global_step):
-            self.session.check_gradient(self._scaled(norm))
+            scaler = getattr(self.accelerator, "scaler", None)
+            self.session.check_gradient(norm, None if scaler is None else scaler.get_scale())
         return norm
-
-    def _scaled(self, norm: Any) -> Any:
-        """The norm; under a loss scaler one that is not finite is no news as long as the scale can still fall."""
-        scaler = getattr(self.accelerator, "scaler", None)
-        if scaler is None or self.session is None or bool(torch.isfinite(torch.as_tensor(norm))):
-            return norm
-        if (scale := scaler.get_scale()) <= MIN_LOSS_SCALE:
-            raise Diverged(self.session.global_step, f"gradient at a loss scale of {scale:g}")
-        return norm if self.session.loss_not_finite else None
 
     def evaluate(self, *arguments: Any, **keywords: Any) -> Any:
         with self._callers_randomness():

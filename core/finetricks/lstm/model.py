@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
@@ -26,6 +27,7 @@ class LSTMPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
 
     config_class = LSTMConfig
     base_model_prefix = "lstm"
+    supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over their batch: the Trainer has to average those it accumulates
 
     @torch.no_grad()
@@ -44,7 +46,7 @@ class LSTMPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformer
                 nn.init.zeros_(module.bias)
 
 
-class LSTMLayer(nn.Module):
+class LSTMLayer(GradientCheckpointingLayer):  # type: ignore[misc]  # transformers gives it no type
     """One layer. Two directions do not see one another: each reads the states of its own in the layer below.
 
     It drops what it reads itself, so that a frozen layer drops nothing and a trained one does.

@@ -60,6 +60,7 @@ def score(
     device = next(model.parameters()).device
     collate = collator(tokenizer, added)
     logits: dict[int, torch.Tensor] = {}
+    ranks.share_buffers(model)
     with ranks.together(), _evaluating(model), torch.inference_mode():
         for start in range(ranks.rank * batch_size, len(rows), ranks.size * batch_size):
             columns = rows[start : start + batch_size]

@@ -42,6 +42,10 @@ class SelfAttention(nn.Module):
         return attended
 
 
+# torch cannot compile a checkpoint around what reads more than its arguments; what is in it is compiled.
+_checkpoint = torch.compiler.disable(checkpoint, recursive=False)
+
+
 class Fractions(Arrangement):
     """A row for each fraction of `length` tokens of an example, and their pooled vectors combined.
 
@@ -80,7 +84,7 @@ class Fractions(Arrangement):
         if count <= self.at_once:
             return pool(rows)
         # With gradients each part keeps only its results and is run again, dropout and all, when its turn comes.
-        run = partial(checkpoint, pool, use_reentrant=False) if torch.is_grad_enabled() else pool
+        run = partial(_checkpoint, pool, use_reentrant=False) if torch.is_grad_enabled() else pool
         starts = range(0, count, self.at_once)
         parts = [run({name: value[at : at + self.at_once] for name, value in rows.items()}) for at in starts]
         vectors, states = zip(*parts, strict=True)
