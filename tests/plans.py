@@ -54,7 +54,7 @@ class Watch:
         session = watched and watched.session()
         if watched is None or session is None:
             return
-        found = [] if watched.next is None else list(_out_of_turn(session.plan, watched.next, session.global_step))
+        found = [] if watched.next is None else list(_out_of_turn(session, watched.next))
         watched.next = session.global_step + 1
         found += _differences(session, optimizer, watched)
         self.steps += 1
@@ -111,10 +111,12 @@ def watch() -> Watch:
     return WATCH
 
 
-def _out_of_turn(plan: Plan, expected: int, step: int) -> Iterator[str]:
-    """Steps follow one another; those at which every layer is frozen are passed over."""
+def _out_of_turn(session: Session, expected: int) -> Iterator[str]:
+    """Steps follow one another, but for those at which every layer is frozen, and those that a loss scaler skips."""
+    plan, step = session.plan, session.global_step
     idle = {s for stage in plan.stages if stage.frozen >= set(plan.layers) for s in range(stage.start, stage.end)}
-    if step < expected or not set(range(expected, step)) <= idle:
+    scaled = session.loss_scale != 1
+    if step < expected or not (scaled or set(range(expected, step)) <= idle):
         yield f"step {expected} was to come next"
 
 

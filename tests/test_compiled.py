@@ -80,7 +80,7 @@ def test_a_compiled_run_leaves_what_a_plain_one_does(tmp_path: Path) -> None:
         assert (plain / file).read_bytes() == (compiled / file).read_bytes()
     _, info = AutoModelForSequenceClassification.from_pretrained(compiled / "model", output_loading_info=True)
     assert (info["missing_keys"], info["unexpected_keys"]) == (set(), set())
-    assert json.loads((compiled / "versions.json").read_text())["device"] == "cpu"
+    assert json.loads((compiled / "versions.json").read_text())["determinism"]["device"] == "cpu"
 
 
 def test_a_model_that_is_compiled_already_is_refused_with_what_to_do(tmp_path: Path) -> None:

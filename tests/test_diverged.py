@@ -244,6 +244,7 @@ def test_under_a_loss_scaler_a_gradient_that_is_not_finite_ends_the_run_when_the
     session._losses = [torch.tensor(math.nan)]
     with pytest.raises(Diverged, match="diverged at step 5: the loss is not finite"):
         trainer._get_grad_norm(trainer.model, math.inf)
+    session._losses = []
     trainer.accelerator.scaler = Scaler(1e-5)
     with pytest.raises(Diverged, match="diverged at step 5: the gradient at a loss scale of 1e-05 is not finite"):
         trainer._get_grad_norm(trainer.model, math.inf)

@@ -10,7 +10,7 @@ from torch import nn
 
 import plans
 import tiny
-from finetricks import Session, Trick, hookimpl
+from finetricks import Session
 
 HEAD = "classifier.weight"
 BLOCK = "bert.encoder.layer.0.output.dense.weight"
@@ -111,16 +111,9 @@ def test_what_the_user_froze_may_not_thaw(watched: plans.Watch) -> None:
     watched.broken.clear()
 
 
-class Freezes(Trick):
-    """Freezes where it should only change weights."""
-
-    @hookimpl
-    def init(self, model: nn.Module) -> None:
-        model.classifier.bias.requires_grad_(False)
-
-
-def test_what_a_trick_froze_behind_the_plan_is_found(watched: plans.Watch) -> None:
-    session = tiny.recipe(Freezes()).bind(tiny.bert(), tiny.loader())
+def test_what_was_frozen_behind_the_plan_is_found(watched: plans.Watch) -> None:
+    session = tiny.recipe().bind(tiny.bert(), tiny.loader())
+    session.model.classifier.bias.requires_grad_(False)
     with pytest.raises(plans.PlanBroken, match="classifier.bias has requires_grad=False; the plan says True"):
         to_step(session, 0, lambda session: None)
     watched.broken.clear()

@@ -22,7 +22,7 @@ from finetricks.hooks import HOOKS, PROJECT, WRAPPABLE, Context, Hooks, ParamOpt
 from finetricks.implementation import check_hooks, implementations, owns
 from finetricks.streams import child
 from finetricks.trick import Trick
-from finetricks.untouched import Untouched, kept
+from finetricks.untouched import Untouched, isolated
 
 if TYPE_CHECKING:
     import datasets
@@ -194,7 +194,7 @@ class Stack:
         bounding = {name: trick.bounds_length for name, trick in self.tricks}
         for call in sorted(self._guards["data"], key=lambda guard: bounding[guard.name]):
             about = Context(seed=child(seed, "data", call.name, split), **context)
-            with kept(about.seed):
+            with isolated(about.seed):
                 changed = call(dataset=dataset, split=split, context=about)
             # A Trainer's data set may be of any kind; what a trick does not change it gives back as it is.
             if changed is not dataset and not hasattr(changed, "column_names"):
@@ -211,7 +211,7 @@ class Stack:
         rebuilding = Rebuilding(model)
         for call in self._guards["build"]:
             about = Context(seed=child(seed, "build", call.name), **context)
-            with kept(about.seed):
+            with isolated(about.seed):
                 built = call(model=model, context=about)
             if not (built is None or isinstance(built, nn.Module)):
                 raise call.error(
@@ -232,7 +232,7 @@ class Stack:
             about = Context(seed=child(seed, "init", call.name), fresh=fresh, **context)
             # Training is far from what must stay as it is; but the model's structure has been read already.
             untouched = Untouched(model, weights=False)
-            with kept(about.seed):
+            with isolated(about.seed):
                 call(model=model, layers=layers, context=about)
             if complaint := untouched.disturbed() or _unusable(model):
                 raise call.error(complaint)
@@ -386,7 +386,7 @@ class Stack:
         """Let the tricks put the model in the shape in which it is saved, last built first."""
         self.check_unchanged()
         for call in reversed(self._guards["finish"]):
-            with kept():
+            with isolated():
                 call(model=model)
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetricks.streams import kept
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -79,7 +81,7 @@ class Untouched:
 
 
 @contextmanager
-def kept(seed: int | None = None) -> Iterator[None]:
+def isolated(seed: int | None = None) -> Iterator[None]:
     """Put the process's switches and random state back after the block, for a hook that may need others.
 
     Args:
@@ -87,18 +89,16 @@ def kept(seed: int | None = None) -> Iterator[None]:
     """
     import torch
 
-    switches, before = _Switches(), _random_state(True)
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            if seed is not None:
-                torch.manual_seed(seed)
-                np.random.seed(seed % 2**32)
-                random.seed(seed)
+    switches = _Switches()
+    with kept():
+        if seed is not None:
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+        try:
             yield
-    finally:
-        switches.put_back()
-        _put_back(before, _random_state(True))
+        finally:
+            switches.put_back()
 
 
 class _Switches:
