@@ -46,7 +46,7 @@ def main() -> None:
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=240),
     )
     Session.step = watched_step  # type: ignore[method-assign]
     catalog = installed().with_file(Path(__file__).with_name("distributed_tricks.py"))

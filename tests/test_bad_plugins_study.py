@@ -78,7 +78,7 @@ with limited(order, Path(sys.argv[1]), float(sys.argv[2])):
 def test_a_cell_whose_time_is_up_is_ended_and_has_failed_when_it_is_tried_again(tmp_path: Path) -> None:
     def cell(minutes: str, sleeps: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", ALONE, str(tmp_path), minutes, sleeps]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
 
     assert cell("100", "0").returncode == 0
     assert list((tmp_path / "cells").iterdir()) == []

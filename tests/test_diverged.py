@@ -155,9 +155,9 @@ def recipe_in(task: Path, *tricks: Trick, **training: Any) -> Recipe:
 def test_a_diverged_run_records_the_step_and_keeps_the_last_good_checkpoint(task: Path, tmp_path: Path) -> None:
     recipe = recipe_in(task, Infinite(at=(3,)))
     for _ in range(2):  # resumed, it comes to the same
-        with pytest.raises(Diverged, match="diverged at step 3: the loss is not finite") as diverged:
+        with pytest.raises(Diverged, match="diverged at step 3: the loss is not finite"):
             run(recipe, tmp_path / "run", resume=True)
-        assert f"the checkpoint of step 3 is kept: {tmp_path / 'run' / 'checkpoints'}" in diverged.value.__notes__
+        assert (tmp_path / "run" / "checkpoints" / "step-00000003").is_dir()
         lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == [2, 3]
         assert lines[-1]["diverged"] == {"step": 3, "what": "loss"}

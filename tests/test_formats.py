@@ -128,12 +128,12 @@ def test_the_page_is_written_whenever_the_study_has_changed_until_it_ends(tmp_pa
     watching.start()
     ledger = Ledger(tmp_path / "trials.jsonl")
     for count, cell in enumerate(trials(2)[:2]):
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while (written or [-1])[-1] < count and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.1)  # nothing changes: nothing is written
         ledger.append(cell)
-    watching.join(10)
+    watching.join(120)
     assert not watching.is_alive()
     assert written == [0, 1, 2]
 

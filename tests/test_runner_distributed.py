@@ -30,7 +30,7 @@ from finetricks.tasks.predictions import read_predictions
 HERE = Path(__file__).parent
 PLUGIN = HERE / "distributed_tricks.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo"}
-BOUND = 60
+BOUND = 240
 """Seconds within which everything must end, the imports included."""
 
 FREEZING = {

@@ -425,7 +425,7 @@ def test_no_record_of_a_study_holds_a_secret(task: Path, tmp_path: Path) -> None
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     trials, _ = Ledger(tmp_path / "out" / LEDGER).read()

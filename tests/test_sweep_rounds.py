@@ -48,13 +48,13 @@ def sweep_command(given: dict[str, Any], out: Path, *more: str) -> list[str]:
 
 
 def swept(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
 
 
 def killed(command: list[str], ledger: Path, lines: int) -> None:
     """Kill a sweep once its ledger has so many lines."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not ledger.exists() or len(ledger.read_text().splitlines()) < lines:
             assert process.poll() is None

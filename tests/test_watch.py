@@ -17,7 +17,7 @@ from test_report import EFFECTS, manifest, trials
 
 
 def until(there: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not there():
         if time.monotonic() > deadline:
             return False

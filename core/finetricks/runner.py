@@ -240,8 +240,6 @@ class _Run:
             return self._train(save_model, upto, on_progress)
         except Diverged as diverged:
             self._record({}, diverged)
-            if kept := self.ranks.of_first(self.folder.checkpoints.steps):
-                diverged.add_note(f"the checkpoint of step {kept[-1]} is kept: {self.folder.checkpoints.folder}")
             raise
 
     def _train(self, save_model: bool, upto: float, on_progress: OnProgress | None) -> Result:

@@ -14,7 +14,7 @@ from finetricks.cli.console import logged, messages, new_table, output, print_js
 from finetricks.cli.literal import echo
 from finetricks.cli.options import AsJson, Plugins, RecipeFile, Settings, Trust, catalog_with
 from finetricks.cli.recipes import load_recipe
-from finetricks.errors import InputError
+from finetricks.errors import Diverged, InputError
 
 if TYPE_CHECKING:
     from finetricks.runner import OnProgress, Result
@@ -51,6 +51,13 @@ def train(
                 )
     except KeyboardInterrupt:
         messages().print("interrupted; the same command with --resume goes on from the last checkpoint")
+        raise
+    except Diverged as diverged:
+        from finetricks.folder import RunFolder
+
+        checkpoints = RunFolder(out).checkpoints
+        if kept := checkpoints.steps():
+            diverged.add_note(f"the checkpoint of step {kept[-1]} is kept: {checkpoints.folder}")
         raise
     if speaks:
         _tell(result, as_json)
