@@ -103,7 +103,7 @@ def _damage(folder: Path) -> str | None:
         for name in (WEIGHTS, STATE):
             if _facts(folder / name) != manifest[name]:
                 return f"{name} differs from the manifest"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:  # whatever JSON it holds
         return f"{type(error).__name__}: {error}"
     return None
 

@@ -9,15 +9,32 @@ import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
 from finetricks.checkpoint import Checkpoints
-from finetricks.errors import CheckpointError, InputError
+from finetricks.errors import CheckpointError, InputError, Problem
+from finetricks.text_file import content_of, decoded
+from finetricks.validation import first_of
 
 if TYPE_CHECKING:
     from finetricks.recipe import Recipe
 
 RECIPE, VERSIONS, METRICS, RESULT = "recipe.yaml", "versions.json", "metrics.jsonl", "result.json"
+
+
+class _Result(TypedDict):
+    valid: dict[str, float]
+    test: dict[str, float] | None
+    seconds: float
+    steps: int
+    notes: list[str]
+    decisions: NotRequired[dict[str, int]]
+
+
+_RESULT: TypeAdapter[_Result] = TypeAdapter(_Result)
 
 
 class RunFolder:
@@ -73,17 +90,32 @@ class RunFolder:
 
     def _check_same(self, recipe: Recipe) -> None:
         from finetricks.recipe import determining
-        from finetricks.yaml_file import load_yaml
 
-        before = load_yaml(self.path / RECIPE).data
+        before = self.recipe()
         if differing := _differences(determining(before), determining(recipe.to_dict())):
             details = "; ".join(differing)
             raise CheckpointError(f"{self.path} holds a run of another recipe; what differs: {details}")
 
     def result(self) -> dict[str, Any] | None:
-        """The finished run's result, or `None`."""
+        """The finished run's result, or `None`. Raises `InputError` for a file that is none."""
         path = self.path / RESULT
-        return json.loads(path.read_text()) if path.is_file() else None
+        if not path.exists():
+            return None
+        text = decoded(path.name, content_of(path, InputError), InputError)
+        try:
+            return _RESULT.validate_json(text, strict=True)
+        except ValidationError as error:
+            raise InputError(Problem(str(path), f"is no result of a run: {first_of(error)}; run it again")) from None
+
+    def recipe(self) -> dict[str, Any]:
+        """The run's recipe as it was resolved. Raises `InputError` for a file that is none."""
+        from finetricks.yaml_file import load_yaml
+
+        document = load_yaml(self.path / RECIPE)
+        given = document.data
+        if not isinstance(given, dict) or not all(isinstance(given.get(key), dict) for key in ("data", "training")):
+            raise InputError(Problem(document.place(()), "is no recipe of a run: it lacks `data` or `training`"))
+        return given
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         write_atomically(self.path / RESULT, json.dumps(result, indent=2) + "\n")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
 from finetricks.folder import METRICS
 from finetricks_tuning.cell_run import cell_folder
@@ -29,7 +31,16 @@ def learning_curves(folder: Path, manifest: Manifest, names: Iterable[str]) -> d
 
 def _curve(path: Path, metric: str) -> list[tuple[float, float]]:
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
+        lines = [_LINE.validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):  # pydantic's is a ValueError
         return []
-    return [(line["epoch"], line["valid"][metric]) for line in lines if line["valid"].get(metric) is not None]
+    curve = [(line["epoch"], line["valid"].get(metric)) for line in lines]
+    return [(epoch, value) for epoch, value in curve if value is not None]
+
+
+class _Line(TypedDict):
+    epoch: float
+    valid: dict[str, float | None]
+
+
+_LINE: TypeAdapter[_Line] = TypeAdapter(_Line)

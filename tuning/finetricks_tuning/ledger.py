@@ -10,9 +10,13 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from finetricks.validation import first_of
 
 FINISHED, FAILED, DIVERGED = "finished", "failed", "diverged"
 Metrics = Mapping[str, Mapping[str, float | None] | None]
@@ -34,6 +38,8 @@ class Trial:
         warnings: what the run said of its plan (layers that never thaw, ...).
         environment: versions, device and threads.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
 
     key: str
     configuration: str
@@ -57,15 +63,13 @@ class Trial:
     @classmethod
     def from_json(cls, text: str) -> Trial:
         """Read a line; keys of later versions are passed over. Raises `ValueError` for anything else."""
-        given = json.loads(text)
-        if not isinstance(given, dict):
-            raise ValueError("not a JSON object")
-        known = {f.name for f in fields(cls)}
         try:
-            trial = cls(**{key: value for key, value in given.items() if key in known})
-        except TypeError as error:
-            raise ValueError(str(error)) from None
-        return trial
+            return _TRIAL.validate_json(text, strict=True)
+        except ValidationError as error:
+            raise ValueError(first_of(error)) from None
+
+
+_TRIAL: TypeAdapter[Trial] = TypeAdapter(Trial)
 
 
 class Ledger:

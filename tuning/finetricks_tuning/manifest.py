@@ -10,10 +10,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
-from finetricks.errors import InputError
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
+
+from finetricks.errors import InputError, quoted
 from finetricks.folder import write_atomically
+from finetricks.validation import first_of
 
 FILE = "cells.json"
 TUNE, START, COMPARE, CONFIRM = "tune", "start", "compare", "confirm"
@@ -75,8 +79,40 @@ class Manifest:
         if not path.is_file():
             raise InputError(f"{folder} holds no study ({FILE} is missing); `finetricks sweep` writes one")
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
-            given["cells"] = tuple(PlannedCell(**cell) for cell in given["cells"])
-            return cls(**given | {key: tuple(given[key]) for key in ("left_out", "warnings", "decisions")})
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path} cannot be read ({error}); run `finetricks sweep --resume` again") from None
+            found = _MANIFEST.validate_json(path.read_bytes(), strict=True)
+            _STUDY.validate_python(found.study)
+            told = found._inconsistent()
+        except ValidationError as error:
+            told = first_of(error)
+        except OSError as error:
+            told = error.strerror or str(error)
+        if told:
+            raise InputError(f"{path} cannot be read ({told}); run `finetricks sweep --resume` again")
+        return found
+
+    def _inconsistent(self) -> str:
+        """Why its parts do not go together; empty where they do."""
+        if not self.configurations:
+            return "it names no configuration"
+        factors = set(next(iter(self.configurations.values())))
+        if odd := next((name for name, levels in self.configurations.items() if set(levels) != factors), None):
+            return f"the configuration {quoted(odd)} has other factors than the first"
+        if odd := next(
+            (cell.configuration for cell in self.cells if cell.configuration not in self.configurations), None
+        ):
+            return f"it has cells of {quoted(odd)}, which is none of its configurations"
+        return ""
+
+
+class _Study(TypedDict):
+    """What a report needs of the study, whatever else it says."""
+
+    seeds: list[int]
+    metric: str
+    alpha: Annotated[float, Field(gt=0, lt=1)]
+    design: Any
+    strategy: NotRequired[Any]
+
+
+_MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+_STUDY: TypeAdapter[_Study] = TypeAdapter(_Study)

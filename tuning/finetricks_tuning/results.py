@@ -18,7 +18,10 @@ def results_of(folder: Path) -> Summary | Across:
     """What the study in `folder` came to so far, on one data set or on several. Raises `InputError` for no study."""
     if not (folder / FOLDER).is_dir():
         return summarise(folder)
-    named = load_yaml(folder / STUDY).data["data_sets"]
+    study = load_yaml(folder / STUDY)
+    named = study.data.get("data_sets") if isinstance(study.data, dict) else None
+    if not isinstance(named, dict):
+        raise InputError(f"{study.place(('data_sets',))}: the folder holds several data sets, but its study names none")
     begun = [name for name in named if (folder / FOLDER / name / PLAN).is_file()]
     if not begun:
         raise InputError(f"{folder} holds a study of which nothing was run yet")

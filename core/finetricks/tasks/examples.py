@@ -8,10 +8,10 @@ from typing import Any
 
 from finetricks.errors import DataError, Problem
 from finetricks.settings import Data
-from finetricks.tasks.labels import Kind, encode, kind_of, listed, names_of
+from finetricks.tasks.labels import Kind, encode, kind_of, names_of
 from finetricks.tasks.sources import read_sources
 from finetricks.tasks.splits import draw_rows, draw_share
-from finetricks.tasks.table import for_each
+from finetricks.tasks.table import for_each, listed
 
 
 @dataclass(frozen=True)

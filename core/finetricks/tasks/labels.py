@@ -7,16 +7,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from finetricks.errors import DataError, Problem
+from finetricks.errors import DataError, Problem, quoted, shortened
 from finetricks.settings import Data
-from finetricks.tasks.table import Table
+from finetricks.tasks.table import Table, listed
 
 Kind = Literal["classification", "regression", "multi_label"]
 Columns = Mapping[str, Sequence[str]]
 """The label columns as text."""
 
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
-_SHOWN_NAMES = 20
 _FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 
 
@@ -55,7 +54,7 @@ def names_of(kind: Kind, train: Table, columns: Columns) -> tuple[str, ...]:
         DataError: all rows have the same label, so there is nothing to learn.
     """
     if all(len(set(values)) == 1 for values in columns.values()):
-        same = ", ".join(f"{name}={values[0]}" for name, values in columns.items())
+        same = ", ".join(f"{shortened(name)}={shortened(values[0])}" for name, values in columns.items())
         raise DataError(Problem(train.source, f"all {len(train)} rows have the same label ({same}): nothing to learn"))
     if kind == "regression":
         return ()
@@ -107,15 +106,9 @@ def _numbers(table: Table, columns: Columns, parse: Callable[[str], float | None
         parsed = [parse(value) for value in values]
         wrong = [row for row, number in enumerate(parsed) if number is None]
         if wrong:
-            what = f"the label column {name!r} holds {values[wrong[0]]!r}, expected {expected}"
+            what = f"the label column {name!r} holds {quoted(values[wrong[0]])}, expected {expected}"
             problems.append(table.problem_of(wrong, what))
         numbers.append([number for number in parsed if number is not None])
     if problems:
         raise DataError(problems)
     return numbers
-
-
-def listed(names: Sequence[str]) -> str:
-    """Label names for a message, the first of them where there are many."""
-    shown = ", ".join(repr(name) for name in names[:_SHOWN_NAMES])
-    return shown if len(names) <= _SHOWN_NAMES else f"{shown} and {len(names) - _SHOWN_NAMES} more"
