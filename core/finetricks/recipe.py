@@ -222,8 +222,10 @@ class _Reader:
             self.note(("data", str(key)), "is empty: name a file, or a data set")
             return value
         path = self._folder(("data", key)) / os.path.expanduser(value)
-        if os.path.exists(path):
+        if os.path.isdir(path):
             return os.path.realpath(path)
+        if os.path.exists(path):  # by its own name: what a link points to may have none that says its kind
+            return os.path.join(os.path.realpath(path.parent), path.name)
         if value.lower().endswith(DATA_SUFFIXES) or value.startswith((".", "/", "~")):
             self.note(("data", key), f"no such file: {shortened(str(path), PATH_MAX)}")
         return value

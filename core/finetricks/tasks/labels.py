@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Literal
 
 from finetricks.errors import DataError, Problem, quoted, shortened
 from finetricks.settings import Data
-from finetricks.tasks.table import Table, listed
+from finetricks.tasks.table import SHOWN, Table, listed
 
 Kind = Literal["classification", "regression", "multi_label"]
 Columns = Mapping[str, Sequence[str]]
 """The label columns as text."""
 
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
+_LIKE_A_NUMBER = re.compile(r"\s*[-+]?\d[\d.,' \u00a0\u202f]*([eE][-+]?\d+)?\s*")
 _FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 
 
@@ -64,6 +66,30 @@ def names_of(kind: Kind, train: Table, columns: Columns) -> tuple[str, ...]:
     if all(_NUMBER.fullmatch(name) for name in classes):
         return tuple(sorted(classes, key=lambda name: (float(name), name)))
     return tuple(sorted(classes))
+
+
+def doubts(names: Sequence[str]) -> list[str]:
+    """What someone may not have meant by these classes, a sentence each."""
+    found = []
+    odd = next((name for name in names if not _NUMBER.fullmatch(name)), None)
+    if odd is not None and all(_LIKE_A_NUMBER.fullmatch(name) for name in names):
+        found.append(
+            f"the labels are taken for classes: {quoted(odd)} is no number as it is written (a decimal point, and "
+            "nothing between thousands)"
+        )
+    alike: dict[Hashable, list[str]] = {}
+    for name in names:
+        alike.setdefault(_in_essence(name), []).append(name)
+    several = [group for group in alike.values() if len(group) > 1]
+    found += [f"the labels {' and '.join(map(quoted, group))} differ only in how they are written" for group in several]
+    return found if len(found) <= SHOWN else [*found[:SHOWN], f"and {len(found) - SHOWN} more such labels"]
+
+
+def _in_essence(name: str) -> Hashable:
+    """A label without spaces, case and the forms of Unicode; of a number its value."""
+    text = unicodedata.normalize("NFKC", name).strip().casefold()
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    return value if math.isfinite(value) else text
 
 
 def encode(
