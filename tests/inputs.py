@@ -57,7 +57,7 @@ class Answer:
         assert self.code == 2, f"exit code {self.code}: {said[:1000]}"
         assert "Traceback" not in said
         assert len(said) < MOST
-        assert self.err.startswith("error: ") or '"ok": false' in self.out
+        assert self.err.startswith("error: "), said[:1000]
         for text in told:
             assert text in said, f"{text!r} is not in: {said[:1000]}"
 
@@ -188,24 +188,24 @@ def data(name: str) -> Callable[[bytes, Path], None]:
 
 def ledger(content: bytes, folder: Path) -> None:
     """A study's ledger: what is no trial is said with its line, and the rest is summarised."""
-    with _changed(_study_folder(folder), LEDGER, content) as study_folder:
-        json.dumps(summarise(study_folder).to_dict())
+    with _changed(study_folder(folder), LEDGER, content) as where:
+        json.dumps(summarise(where).to_dict())
 
 
 def plan(content: bytes, folder: Path) -> None:
     """A study's plan, cells.json."""
-    with _changed(_study_folder(folder), PLAN, content) as study_folder:
+    with _changed(study_folder(folder), PLAN, content) as where:
         try:
-            json.dumps(summarise(study_folder).to_dict())
+            json.dumps(summarise(where).to_dict())
         except InputError as error:
             refused_well(error, PLAN, "strategy", "design")
 
 
 def metrics(content: bytes, folder: Path) -> None:
     """A cell's metrics, of which a report draws curves."""
-    study_folder = _study_folder(folder)
-    with _changed(cell_folder(study_folder, "baseline/0"), METRICS, content):
-        curves = learning_curves(study_folder, good_plan(), CONFIGURATIONS)
+    where = study_folder(folder)
+    with _changed(cell_folder(where, "baseline/0"), METRICS, content):
+        curves = learning_curves(where, good_plan(), CONFIGURATIONS)
         assert all(
             isinstance(value, float) for curve in curves.values() for values in curve.values() for value in values
         )
@@ -213,9 +213,9 @@ def metrics(content: bytes, folder: Path) -> None:
 
 def predictions(content: bytes, folder: Path) -> None:
     """A cell's predictions, of which a report makes intervals over the examples."""
-    study_folder = _study_folder(folder)
-    with _changed(cell_folder(study_folder, "baseline/0"), "predictions/valid.csv", content):
-        json.dumps(summarise(study_folder).to_dict())
+    where = study_folder(folder)
+    with _changed(cell_folder(where, "baseline/0"), "predictions/valid.csv", content):
+        json.dumps(summarise(where).to_dict())
 
 
 def result(content: bytes, folder: Path) -> None:
@@ -412,7 +412,7 @@ PREDICTIONS = (
 CURVE = [{"step": 2 * n, "epoch": float(n), "valid": {"accuracy": 0.5}} for n in (1, 2)]
 
 
-def _study_folder(folder: Path) -> Path:
+def study_folder(folder: Path) -> Path:
     """A study's folder with all that reports read, made once within `folder`."""
     made = folder / "study"
     if not made.is_dir():

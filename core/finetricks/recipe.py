@@ -255,7 +255,7 @@ class _Reader:
             name, values = entry, None
         if not isinstance(name, str) or not (values is None or isinstance(values, Mapping)):
             self.note(
-                ("tricks", index),
+                ("tricks", index, name) if isinstance(name, str) else ("tricks", index),
                 f"a trick's name, or one name with its values (name: {{key: value}}), got {quoted(entry)}",
             )
             return None

@@ -121,7 +121,7 @@ def parse_yaml(text: str, path: Path | None = None) -> Document:
         lines: dict[Loc, int] = {}
         if node is None:
             return Document(None, path, lines)
-        _index(node, (), lines, name, frozenset())
+        _index(node, (), lines, name, frozenset(), loader)
         return Document(loader.construct_document(node), path, lines)
     except yaml.MarkedYAMLError as error:
         line = (error.problem_mark.line + 1) if error.problem_mark else 1
@@ -143,7 +143,9 @@ def _in_words(error: yaml.MarkedYAMLError) -> str:
     return f"{error.context}, {told}" if told.startswith("but found") else told
 
 
-def _index(node: yaml.Node, loc: Loc, lines: dict[Loc, int], name: str, above: frozenset[int]) -> None:
+def _index(
+    node: yaml.Node, loc: Loc, lines: dict[Loc, int], name: str, above: frozenset[int], loader: yaml.SafeLoader
+) -> None:
     def refuse(at: yaml.Node, what: str) -> RecipeError:
         return RecipeError(Problem(f"{name}:{at.start_mark.line + 1}", what))
 
@@ -156,19 +158,20 @@ def _index(node: yaml.Node, loc: Loc, lines: dict[Loc, int], name: str, above: f
         raise refuse(node, f"more than {MOST_VALUES:,} values, with what its aliases stand for")
     above = above | {id(node)}
     if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
+        seen: set[Any] = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise refuse(key, "a key that is a list or a mapping; keys are words")
-            if key.value in seen:
-                raise refuse(key, f"the key {quoted(key.value)} stands twice")
             _check_text(key, refuse)
-            seen.add(key.value)
-            lines[(*loc, key.value)] = key.start_mark.line + 1
-            _index(value, (*loc, key.value), lines, name, above)
+            known = loader.construct_object(key)
+            if known in seen:
+                raise refuse(key, f"the key {quoted(known)} stands twice")
+            seen.add(known)
+            lines[(*loc, known)] = key.start_mark.line + 1
+            _index(value, (*loc, known), lines, name, above, loader)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            _index(value, (*loc, index), lines, name, above)
+            _index(value, (*loc, index), lines, name, above, loader)
     else:
         _check_text(node, refuse)
 
@@ -189,6 +192,8 @@ def override(document: Document, settings: Iterable[str]) -> Document:
         if not separator or not dotted.strip():
             raise RecipeError(f"--set {shortened(setting)}: write it as name=value, for example training.epochs=2")
         loc: Loc = tuple(dotted.strip().split("."))
+        if len(loc) > MOST_DEPTH:
+            raise RecipeError(f"--set {shortened(dotted)}: more than {MOST_DEPTH} names, one within the other")
         place = f"--set {shortened(dotted)}"
         try:
             value = parse_yaml(text).data

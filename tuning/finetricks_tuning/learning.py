@@ -11,6 +11,7 @@ from typing_extensions import TypedDict  # pydantic asks for it below Python 3.1
 
 from finetricks.folder import METRICS
 from finetricks_tuning.cell_run import cell_folder
+from finetricks_tuning.ledger import Value
 from finetricks_tuning.manifest import COMPARE, Manifest
 
 
@@ -39,8 +40,8 @@ def _curve(path: Path, metric: str) -> list[tuple[float, float]]:
 
 
 class _Line(TypedDict):
-    epoch: float
-    valid: dict[str, float | None]
+    epoch: Value
+    valid: dict[str, Value | None]
 
 
 _LINE: TypeAdapter[_Line] = TypeAdapter(_Line)

@@ -12,14 +12,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from finetricks.validation import first_of
 
 FINISHED, FAILED, DIVERGED = "finished", "failed", "diverged"
-Metrics = Mapping[str, Mapping[str, float | None] | None]
+LARGEST = 1e100
+"""Of a metric: the squares of larger ones, of which intervals are made, are no numbers any more."""
+
+Value = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Metrics = Mapping[str, Mapping[str, Value | None] | None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Trial:
         environment: versions, device and threads.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     key: str
     configuration: str
@@ -48,7 +52,7 @@ class Trial:
     seed: int
     status: str
     metrics: Metrics = field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: Annotated[float, Field(ge=0, le=1e12)] = 0.0
     error: str | None = None
     warnings: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -294,9 +294,10 @@ def _recipe(document: Document, overrides: Sequence[str], catalog: Catalog, prob
             Problem(document.place(("recipe",)), f"a recipe file, or the recipe itself, got {quoted(given)}")
         )
     except RecipeError as error:
-        # The recipe's own overrides were given to the study.
+        # The recipe's own overrides were given to the study; a file that cannot be read is named in it.
         problems += [
-            Problem(problem.place.replace("--set ", "--set recipe.", 1), problem.message) for problem in error.problems
+            Problem(problem.place.replace("--set ", "--set recipe.", 1) or document.place(("recipe",)), problem.message)
+            for problem in error.problems
         ]
     return None
 
