@@ -30,7 +30,7 @@ INSTRUMENTED = ("finetricks", "finetricks_tuning", "yaml", "json")
 def fuzz_all(names: list[str], seconds: float, work: Path) -> int:
     """Fuzz one reader after the other, and tell of each how many inputs it was given. The exit code."""
     total, finds = 0, 0
-    for index, name in enumerate(names):
+    for name in names:
         share, ends = seconds / len(names), time.monotonic() + seconds / len(names)
         executed, kept = 0, len(_kept(name))
         while (left := ends - time.monotonic()) > 5:
@@ -51,7 +51,9 @@ def _fuzz_in_child(name: str, seconds: int, work: Path) -> int:
     artifacts = work / name / "died-"
     artifacts.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "--child", name, "--seconds", str(seconds), "--work", str(work)]
-    child = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace")
+    child = subprocess.run(
+        command, check=False, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace"
+    )
     (work / name / "log").write_text(child.stderr)
     for died in artifacts.parent.glob("died-*"):
         kept = _keep(name, died.read_bytes())
@@ -82,7 +84,7 @@ def child(name: str, seconds: int, work: Path) -> None:
     corpus, seeds = work / name / "corpus", work / name / "seeds"
     for made in (corpus, seeds):
         made.mkdir(parents=True, exist_ok=True)
-    for content in (*inputs.seeds_of(name), *(path.read_bytes() for path in _kept(name))):
+    for content in (*inputs.SEEDS[name], *(path.read_bytes() for path in _kept(name))):
         (seeds / hashlib.sha256(content).hexdigest()[:12]).write_bytes(content)
     words = work / name / "words"
     words.write_text("".join(f'"{word}"\n' for word in _words()))

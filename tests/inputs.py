@@ -1,6 +1,6 @@
-"""What must hold of anything that a person gives: it is accepted as what it says, or refused with a message that helps.
+"""What must hold of anything that a person gives: it is read as what it says, or refused with a message that helps.
 
-`TARGETS` are the readers, each a function of bytes: `fuzz.py` calls them with mutations, the tests with what that found.
+`TARGETS` are the readers, each a function of bytes: `fuzz.py` calls them with mutations, the tests with what it found.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import random
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -356,7 +356,7 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def mutated_text(target: str, content: bytes, draw: random.Random) -> bytes | None:
-    """A mutation by the structure of what a reader reads; `None` where the content has none, or the reader knows none."""
+    """A mutation by the structure of what a reader reads; `None` where it has none, or the content is not like it."""
     text = content.decode(errors="ignore")
     try:
         if target in ("recipe", "study"):
@@ -439,45 +439,6 @@ def _changed(folder: Path, name: str, content: bytes) -> Iterator[Path]:
         path.write_bytes(good)
 
 
-def seeds_of(target: str) -> list[bytes]:
-    """Good inputs of a reader, from which others are made by mutation."""
-    if target == "recipe":
-        return [text.encode() for text in RECIPES]
-    if target == "study":
-        return [text.encode() for text in STUDIES]
-    if target == "setting":
-        return [b"training.epochs=2", b"tricks.warmup.steps=3", b"tricks=[stlr]", b"data={train: stdlib_docstrings}"]
-    if target in ("csv", "tsv"):
-        rows = [["text", "label"], ["a b", "x"], ["c", "y"], ['"d, ""e"""', "x"], ["f\u00fc", "01"], ["g", "1.5"]]
-        return ["\n".join(("," if target == "csv" else "\t").join(row) for row in rows).encode()]
-    if target == "jsonl":
-        return [
-            b'{"text": "a", "label": "x"}\n{"text": "b\\u00e9", "label": 1}\n{"label": true, "text": "c"}\n{"text": "d", "label": 1.5}\n'
-        ]
-    if target == "parquet":
-        return [
-            parquet_of({"text": ["a", "b", "c"], "label": ["x", "y", "x"]}),
-            parquet_of({"text": ["a", "b"], "label": [1, 2]}),
-        ]
-    if target == "ledger":
-        return ["".join(f"{trial.to_json()}\n" for trial in good_ledger()).encode()]
-    if target == "plan":
-        return [json.dumps(json.loads(_json_of(good_plan()))).encode()]
-    if target == "metrics":
-        return ["".join(f"{json.dumps(line)}\n" for line in CURVE).encode()]
-    if target == "predictions":
-        return [PREDICTIONS.encode()]
-    if target == "result":
-        return [b'{"valid": {"accuracy": 0.5}, "test": null, "seconds": 1.5, "steps": 4, "notes": [], "decisions": {}}']
-    return [b'{"model.safetensors": {"bytes": 80, "sha256": "ab"}, "state.pt": {"bytes": 1, "sha256": "cd"}}']
-
-
-def _json_of(of: Manifest) -> str:
-    from dataclasses import asdict
-
-    return json.dumps(asdict(of))
-
-
 def parquet_of(columns: dict[str, object], **options: object) -> bytes:
     """A Parquet file of these columns."""
     import pyarrow as pa
@@ -505,3 +466,26 @@ STUDIES = (
     "design: {plackett_burman: {fold_over: true}}\nstrategy: sequential\nbudget: {cells: 60}\nseeds: 4\n"
     "data_sets: {one: {rows: 20}, two: {rows: 30}}\ntune_learning_rate: {values: [1e-4, 2e-4], seeds: 1}\n",
 )
+ROWS = [["text", "label"], ["a b", "x"], ["c", "y"], ['"d, ""e"""', "x"], ["f\u00fc", "01"], ["g", "1.5"]]
+SEEDS: dict[str, list[bytes]] = {
+    "recipe": [text.encode() for text in RECIPES],
+    "study": [text.encode() for text in STUDIES],
+    "setting": [b"training.epochs=2", b"tricks.warmup.steps=3", b"tricks=[stlr]", b"data={train: stdlib_docstrings}"],
+    "csv": ["\n".join(map(",".join, ROWS)).encode()],
+    "tsv": ["\n".join(map("\t".join, ROWS)).encode()],
+    "jsonl": [
+        b'{"text": "a", "label": "x"}\n{"text": "b\\u00e9", "label": 1}\n'
+        b'{"label": true, "text": "c"}\n{"text": "d", "label": 1.5}\n'
+    ],
+    "parquet": [
+        parquet_of({"text": ["a", "b", "c"], "label": ["x", "y", "x"]}),
+        parquet_of({"text": ["a", "b"], "label": [1, 2]}),
+    ],
+    "ledger": ["".join(f"{trial.to_json()}\n" for trial in good_ledger()).encode()],
+    "plan": [json.dumps(asdict(good_plan())).encode()],
+    "metrics": ["".join(f"{json.dumps(line)}\n" for line in CURVE).encode()],
+    "predictions": [PREDICTIONS.encode()],
+    "result": [b'{"valid": {"accuracy": 0.5}, "test": null, "seconds": 1.5, "steps": 4, "notes": [], "decisions": {}}'],
+    "manifest": [b'{"model.safetensors": {"bytes": 80, "sha256": "ab"}, "state.pt": {"bytes": 1, "sha256": "cd"}}'],
+}
+"""Good inputs of each reader, from which others are made by mutation."""

@@ -16,7 +16,7 @@ from finetricks.folder import METRICS, RECIPE, RESULT
 from finetricks_tuning.cell_run import cell_folder
 from finetricks_tuning.manifest import FILE as PLAN
 from finetricks_tuning.summary import LEDGER
-from inputs import CURVE, PREDICTIONS, TARGETS, command, good_ledger, little_memory, seeds_of, study_folder
+from inputs import CURVE, PREDICTIONS, SEEDS, TARGETS, command, good_ledger, little_memory, study_folder
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_a_ledger_of_nothing_is_a_study_that_has_not_begun(study: Path) -> None:
 
 PLANS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "nothing": ("", ("cells.json cannot be read", "sweep --resume")),
-    "half": (seeds_of("plan")[0].decode()[:300], ("cells.json cannot be read",)),
+    "half": (SEEDS["plan"][0].decode()[:300], ("cells.json cannot be read",)),
     "a list": ([], ("cells.json cannot be read",)),
     "an empty object": ({}, ("cells.json cannot be read", "field required")),
     "no cells": ({"cells": None}, ("cells.json cannot be read (cells",)),
@@ -149,7 +149,7 @@ PLANS: dict[str, tuple[Any, tuple[str, ...]]] = {
 def test_a_plan_that_is_none_is_refused(what: str, study: Path, record_property: Callable[[str, object], None]) -> None:
     given, told = PLANS[what]
     if isinstance(given, dict) and given:
-        given = json.loads(seeds_of("plan")[0]) | given
+        given = json.loads(SEEDS["plan"][0]) | given
     (study / PLAN).write_text(given if isinstance(given, str) else json.dumps(given))
     command("report", study).refuses(*told)
     assert not (study / "report.html").exists()
@@ -220,7 +220,7 @@ def test_metrics_that_are_none_leave_a_report_without_that_curve(
 # -- a run's folder --------------------------------------------------------------------------------------
 
 RUN = "data: {train: train.csv, text: text}\ntraining: {epochs: 1}\ntricks: []\nmodel: m\n"
-RESULT_TEXT = seeds_of("result")[0].decode()
+RESULT_TEXT = SEEDS["result"][0].decode()
 FOLDERS: dict[str, tuple[str, str | bytes, tuple[str, ...]]] = {
     "a result of nothing": (RESULT, "", ("result.json", "is no result of a run")),
     "a torn result": (RESULT, RESULT_TEXT[:20], ("result.json", "is no result of a run")),
@@ -272,7 +272,7 @@ MANIFESTS = {
     "a word": b'"x"',
     "a number": b"5",
     "an empty object": b"{}",
-    "another checksum": seeds_of("manifest")[0],
+    "another checksum": SEEDS["manifest"][0],
     "bytes that are no text": b"\xff\xfe",
     "very deep": b"[" * 100_000,
     "a key that is a list": b'{"model.safetensors": [1, 2]}',

@@ -103,7 +103,7 @@ class RunFolder:
             return None
         text = decoded(path.name, content_of(path, InputError), InputError)
         try:
-            return _RESULT.validate_json(text, strict=True)
+            return dict(_RESULT.validate_json(text, strict=True))
         except ValidationError as error:
             raise InputError(Problem(str(path), f"is no result of a run: {first_of(error)}; run it again")) from None
 

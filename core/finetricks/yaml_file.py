@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -28,15 +28,16 @@ MOST_DEPTH = 50
 class _Loader(yaml.SafeLoader):
     """Of the tags only those of JSON's types are known: any other is an error, with its line."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-    yaml_constructors: ClassVar[dict[Any, Any]] = {
-        None: yaml.SafeLoader.construct_undefined,
-        **{
-            tag: make
-            for tag, make in yaml.SafeLoader.yaml_constructors.items()
-            if tag in {f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map")}
-        },
-    }
+
+_Loader.yaml_implicit_resolvers = {}
+_Loader.yaml_constructors = {
+    None: yaml.SafeLoader.construct_undefined,
+    **{
+        tag: make
+        for tag, make in yaml.SafeLoader.yaml_constructors.items()
+        if tag in {f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map")}
+    },
+}
 
 
 def _scalar(name: str, pattern: str, first: Sequence[str], make: Callable[[str], Any]) -> None:
@@ -121,7 +122,7 @@ def parse_yaml(text: str, path: Path | None = None) -> Document:
         lines: dict[Loc, int] = {}
         if node is None:
             return Document(None, path, lines)
-        _index(node, (), lines, name, frozenset(), loader)
+        _Index(loader, name, lines).visit(node)
         return Document(loader.construct_document(node), path, lines)
     except yaml.MarkedYAMLError as error:
         line = (error.problem_mark.line + 1) if error.problem_mark else 1
@@ -143,43 +144,56 @@ def _in_words(error: yaml.MarkedYAMLError) -> str:
     return f"{error.context}, {told}" if told.startswith("but found") else told
 
 
-def _index(
-    node: yaml.Node, loc: Loc, lines: dict[Loc, int], name: str, above: frozenset[int], loader: yaml.SafeLoader
-) -> None:
-    def refuse(at: yaml.Node, what: str) -> RecipeError:
-        return RecipeError(Problem(f"{name}:{at.start_mark.line + 1}", what))
+class _Index:
+    """Finds on which line each value of a document stands, and refuses what no document may hold.
 
-    lines.setdefault(loc, node.start_mark.line + 1)
-    if id(node) in above:
-        raise refuse(node, "an alias that contains itself")
-    if len(above) >= MOST_DEPTH:
-        raise refuse(node, f"nested more than {MOST_DEPTH} deep")
-    if len(lines) > MOST_VALUES:
-        raise refuse(node, f"more than {MOST_VALUES:,} values, with what its aliases stand for")
-    above = above | {id(node)}
-    if isinstance(node, yaml.MappingNode):
-        seen: set[Any] = set()
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise refuse(key, "a key that is a list or a mapping; keys are words")
-            _check_text(key, refuse)
-            known = loader.construct_object(key)
-            if known in seen:
-                raise refuse(key, f"the key {quoted(known)} stands twice")
-            seen.add(known)
-            lines[(*loc, known)] = key.start_mark.line + 1
-            _index(value, (*loc, known), lines, name, above, loader)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _index(value, (*loc, index), lines, name, above, loader)
-    else:
-        _check_text(node, refuse)
+    Args:
+        name: of the file, for errors.
+        lines: by the place of a value, its line; filled.
+    """
 
+    def __init__(self, loader: yaml.SafeLoader, name: str, lines: dict[Loc, int]) -> None:
+        self.loader = loader
+        self.name = name
+        self.lines = lines
 
-def _check_text(node: yaml.Node, refuse: Callable[[yaml.Node, str], RecipeError]) -> None:
-    # By escapes, "\0" and "\ud800", a text can hold what no file name, no terminal and no UTF-8 can.
-    if bad := next((c for c in node.value if c == "\0" or "\ud800" <= c <= "\udfff"), None):
-        raise refuse(node, f"{quoted(node.value)} holds {bad!a}, which is no character of a text")
+    def visit(self, node: yaml.Node, loc: Loc = (), above: frozenset[int] = frozenset()) -> None:
+        self.lines.setdefault(loc, node.start_mark.line + 1)
+        if id(node) in above:
+            raise self._refusal(node, "an alias that contains itself")
+        if len(above) >= MOST_DEPTH:
+            raise self._refusal(node, f"nested more than {MOST_DEPTH} deep")
+        if len(self.lines) > MOST_VALUES:
+            raise self._refusal(node, f"more than {MOST_VALUES:,} values, with what its aliases stand for")
+        above = above | {id(node)}
+        if isinstance(node, yaml.MappingNode):
+            seen: set[Any] = set()
+            for key, value in node.value:
+                known = self._key(key)
+                if known in seen:
+                    raise self._refusal(key, f"the key {quoted(known)} stands twice")
+                seen.add(known)
+                self.lines[(*loc, known)] = key.start_mark.line + 1
+                self.visit(value, (*loc, known), above)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self.visit(value, (*loc, index), above)
+        else:
+            self._check_text(node)
+
+    def _key(self, key: yaml.Node) -> Any:
+        if not isinstance(key, yaml.ScalarNode):
+            raise self._refusal(key, "a key that is a list or a mapping; keys are words")
+        self._check_text(key)
+        return self.loader.construct_object(key)
+
+    def _check_text(self, node: yaml.Node) -> None:
+        # By escapes, "\0" and "\ud800", a text can hold what no file name, no terminal and no UTF-8 can.
+        if bad := next((c for c in node.value if c == "\0" or "\ud800" <= c <= "\udfff"), None):
+            raise self._refusal(node, f"{quoted(node.value)} holds {bad!a}, which is no character of a text")
+
+    def _refusal(self, node: yaml.Node, what: str) -> RecipeError:
+        return RecipeError(Problem(f"{self.name}:{node.start_mark.line + 1}", what))
 
 
 def override(document: Document, settings: Iterable[str]) -> Document:
