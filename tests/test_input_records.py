@@ -161,6 +161,8 @@ def test_a_folder_that_holds_no_study(tmp_path: Path) -> None:
     command("report", tmp_path / "none").refuses("holds no study")
     (tmp_path / "file").write_text("")
     command("report", tmp_path / "file").refuses("holds no study")
+    command("report", tmp_path / ("a" * 300)).refuses("holds no study")
+    command("predict", tmp_path / ("a" * 300), tmp_path / "file").refuses("holds no run")
     command("merge", tmp_path, tmp_path, "--out", tmp_path / "out").refuses("holds no study")
 
 
@@ -262,6 +264,18 @@ def test_a_run_whose_records_something_changed_is_not_resumed(tmp_path: Path) ->
         (run / RECIPE).write_text(content)
         command("train", task / "recipe.yaml", "--out", run, "--resume").refuses(told)
         assert os.listdir(run) == [RECIPE]
+
+
+def test_a_place_that_can_be_no_folder_is_refused(tmp_path: Path) -> None:
+    task = tiny.write_task(tmp_path)
+    (task / "recipe.yaml").write_text("model: model\ndata: {train: train.csv, valid: 0.25}\ntraining: {epochs: 1}\n")
+    for place, told in {
+        "/dev/null": "is a file; name a folder",
+        str(task / "train.csv"): "is a file; name a folder",
+        str(task / "train.csv" / "run"): "cannot be made: Not a directory; name another folder",
+        str(task / ("a" * 300)): "cannot be made: File name too long",
+    }.items():
+        command("train", task / "recipe.yaml", "--out", place).refuses(told)
 
 
 MANIFESTS = {

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
 from finetricks.checkpoint import Checkpoints
-from finetricks.errors import CheckpointError, InputError, Problem
+from finetricks.errors import CheckpointError, InputError, Problem, shortened
 from finetricks.text_file import content_of, decoded
 from finetricks.validation import first_of
 
@@ -57,7 +57,7 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        return (self.path / RECIPE).is_file()
+        return os.path.isfile(self.path / RECIPE)  # of a name that is too long, too
 
     def check(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         """Refuse what `recipe` may not be written to. Changes nothing.
@@ -69,9 +69,9 @@ class RunFolder:
         """
         if resume and overwrite:
             raise InputError("resume and overwrite exclude one another: continue the run, or replace it")
-        if self.path.is_file():
+        if os.path.exists(self.path) and not os.path.isdir(self.path):
             raise InputError(f"{self.path} is a file; name a folder")
-        if not self.path.is_dir() or holds_nothing(self.path, partial_name(RECIPE)):
+        if not os.path.isdir(self.path) or holds_nothing(self.path, partial_name(RECIPE)):
             return
         if not self.is_run:
             raise InputError(f"{self.path} is not empty and holds no run; name a new or an empty folder")
@@ -81,10 +81,18 @@ class RunFolder:
             raise InputError(f"{self.path} already holds a run: --resume continues it, --overwrite replaces it")
 
     def begin(self, recipe: Recipe, *, resume: bool) -> None:
-        """Make the folder ready for a run of `recipe`; without `resume` the run that it holds is removed."""
+        """Make the folder ready for a run of `recipe`; without `resume` the run that it holds is removed.
+
+        Raises:
+            InputError: it cannot be made.
+        """
         if not resume and self.is_run:
             shutil.rmtree(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            told = f"{shortened(str(self.path), 500)} cannot be made: {error.strerror}; name another folder"
+            raise InputError(told) from None
         write_atomically(self.path / RECIPE, recipe.to_yaml())
         write_atomically(self.path / VERSIONS, json.dumps(versions(recipe), indent=2) + "\n")
 

@@ -7,6 +7,7 @@ model or the tricks at hand.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -76,7 +77,7 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """Raises `InputError` when the folder holds no study."""
         path = folder / FILE
-        if not path.is_file():
+        if not os.path.isfile(path):  # of a name that is too long, too
             raise InputError(f"{folder} holds no study ({FILE} is missing); `finetricks sweep` writes one")
         try:
             found = _MANIFEST.validate_json(path.read_bytes(), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from finetricks.errors import InputError
@@ -16,7 +17,7 @@ from finetricks_tuning.summary import Summary, summarise
 
 def results_of(folder: Path) -> Summary | Across:
     """What the study in `folder` came to so far, on one data set or on several. Raises `InputError` for no study."""
-    if not (folder / FOLDER).is_dir():
+    if not os.path.isdir(folder / FOLDER):
         return summarise(folder)
     study = load_yaml(folder / STUDY)
     named = study.data.get("data_sets") if isinstance(study.data, dict) else None
