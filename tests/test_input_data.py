@@ -400,6 +400,10 @@ PARQUET: dict[str, tuple[bytes, Good | Bad]] = {
         parquet_of({"text": ["a"], "label": ["x"]})[:-8] + b"\xff\xff\xff\x7fPAR1",
         bad("train.parquet", "not a Parquet file"),
     ),
+    "5,000,000 rows of nothing": (
+        parquet_of({"text": pa.nulls(5_000_000), "label": pa.nulls(5_000_000)}),
+        bad("train.parquet: 5,000,000 rows in", "nearly all of them are the same"),
+    ),
     "a CSV": (table().encode(), bad("train.parquet", "not a Parquet file")),
     "empty": (b"", bad("train.parquet: the file is empty")),
 }

@@ -8,11 +8,11 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
 from finetricks.checkpoint import Checkpoints
 from finetricks.errors import CheckpointError, InputError, Problem, shortened
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 RECIPE, VERSIONS, METRICS, RESULT = "recipe.yaml", "versions.json", "metrics.jsonl", "result.json"
 
 
-class _Result(TypedDict):
+@dataclass(frozen=True)
+class _Result:
     valid: dict[str, float]
     test: dict[str, float] | None
     seconds: float
     steps: int
     notes: list[str]
-    decisions: NotRequired[dict[str, int]]
+    decisions: dict[str, int] = field(default_factory=dict)
 
 
 _RESULT: TypeAdapter[_Result] = TypeAdapter(_Result)
@@ -111,7 +112,7 @@ class RunFolder:
             return None
         text = decoded(path.name, content_of(path, InputError), InputError)
         try:
-            return dict(_RESULT.validate_json(text, strict=True))
+            return vars(_RESULT.validate_json(text, strict=True))
         except ValidationError as error:
             raise InputError(Problem(str(path), f"is no result of a run: {first_of(error)}; run it again")) from None
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from pydantic import TypeAdapter
-from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
+from pydantic import ConfigDict, TypeAdapter
 
 from finetricks.folder import METRICS
 from finetricks_tuning.cell_run import cell_folder
@@ -35,11 +36,16 @@ def _curve(path: Path, metric: str) -> list[tuple[float, float]]:
         lines = [_LINE.validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):  # pydantic's is a ValueError
         return []
-    curve = [(line["epoch"], line["valid"].get(metric)) for line in lines]
+    curve = [(line.epoch, line.valid.get(metric)) for line in lines]
     return [(epoch, value) for epoch, value in curve if value is not None]
 
 
-class _Line(TypedDict):
+@dataclass(frozen=True)
+class _Line:
+    """What is read of a line."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+
     epoch: Value
     valid: dict[str, Value | None]
 

@@ -11,10 +11,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from finetricks.errors import InputError, quoted
 from finetricks.folder import write_atomically
@@ -96,23 +95,25 @@ class Manifest:
         if not self.configurations:
             return "it names no configuration"
         factors = set(next(iter(self.configurations.values())))
-        if odd := next((name for name, levels in self.configurations.items() if set(levels) != factors), None):
-            return f"the configuration {quoted(odd)} has other factors than the first"
-        if odd := next(
-            (cell.configuration for cell in self.cells if cell.configuration not in self.configurations), None
-        ):
-            return f"it has cells of {quoted(odd)}, which is none of its configurations"
+        for name, levels in self.configurations.items():
+            if set(levels) != factors:
+                return f"the configuration {quoted(name)} has other factors than the first"
+        for cell in self.cells:
+            if cell.configuration not in self.configurations:
+                return f"it has cells of {quoted(cell.configuration)}, which is none of its configurations"
         return ""
 
 
-class _Study(TypedDict):
+@dataclass(frozen=True)
+class _Study:
     """What a report needs of the study, whatever else it says."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
 
     seeds: list[int]
     metric: str
     alpha: Annotated[float, Field(gt=0, lt=1)]
     design: Any
-    strategy: NotRequired[Any]
 
 
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)

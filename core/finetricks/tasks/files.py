@@ -21,6 +21,9 @@ from finetricks.text_file import content_of, decoded
 MOST_KEYS = 1_000
 """Different keys of JSON Lines, above which most rows must have most of them."""
 
+MOST_ROWS_A_BYTE = 50
+"""Of a Parquet file: equal rows take next to no space there, and much in memory."""
+
 SHOWN_TEXT = 60
 
 
@@ -189,7 +192,11 @@ def _read_parquet(path: Path, content: bytes) -> Table:
 
     failures = (pa.ArrowException, OSError, ValueError, TypeError, OverflowError)
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        file = pq.ParquetFile(pa.BufferReader(content))
+        if (there := file.metadata.num_rows) > MOST_ROWS_A_BYTE * len(content):
+            told = f"{there:,} rows in {len(content):,} bytes: nearly all of them are the same"
+            raise DataError(Problem(path.name, told))
+        table = file.read()
     except failures as error:
         raise DataError(Problem(path.name, f"not a Parquet file: {error}")) from None
     _check_header(path.name, table.column_names)
