@@ -197,11 +197,12 @@ def _read_parquet(path: Path, content: bytes) -> Table:
             told = f"{there:,} rows in {len(content):,} bytes: nearly all of them are the same"
             raise DataError(Problem(path.name, told))
         table = file.read()
+        names = list(table.column_names)  # they need not be text
     except failures as error:
         raise DataError(Problem(path.name, f"not a Parquet file: {error}")) from None
-    _check_header(path.name, table.column_names)
+    _check_header(path.name, names)
     columns: dict[str, list[Any]] = {}
-    for name in table.column_names:
+    for name in names:
         try:
             columns[name] = table.column(name).to_pylist()
         except failures as error:  # text that is not UTF-8, a time that Python cannot hold
