@@ -123,6 +123,14 @@ PLANS: dict[str, tuple[Any, tuple[str, ...]]] = {
         {"cells": [{"key": "k", "configuration": "none", "seed": 1}]},
         ("it has cells of 'none', which is none of its configurations",),
     ),
+    "a recommendation of something else": (
+        {"recommendation": {"a": 1}},
+        ("cells.json cannot be read (configuration: field required)",),
+    ),
+    "a recommendation of the baseline": (
+        {"recommendation": {"configuration": "baseline", "tricks": {}, "recipe": {}, "seeds": [7]}},
+        ("it recommends the baseline",),
+    ),
     "no configurations": ({"configurations": {}, "cells": []}, ("it names no configuration",)),
     "configurations that are no comparison": (
         {"configurations": {"baseline": {"stlr": "off"}, "stlr": {"l2": "l2"}}},
@@ -154,6 +162,28 @@ def test_a_plan_that_is_none_is_refused(what: str, study: Path, record_property:
     command("report", study).refuses(*told)
     assert not (study / "report.html").exists()
     record_property("inputs tried", 1)
+
+
+def test_a_combination_that_only_the_fresh_seeds_ran_is_no_mistake(study: Path) -> None:
+    given = json.loads(SEEDS["plan"][0])
+    given["recommendation"] = {
+        "configuration": "stlr + l2",
+        "tricks": {},
+        "recipe": {},
+        "seeds": [7, 8],
+        "effect": None,
+    }
+    cells = [
+        {"key": f"{name}/{seed}", "configuration": name, "seed": seed}
+        for name in ("baseline", "stlr + l2")
+        for seed in (7, 8)
+    ]
+    given["cells"] += [cell | {"phase": "confirm"} for cell in cells]
+    (study / PLAN).write_text(json.dumps(given))
+    with (study / LEDGER).open("a") as ledger:
+        ledger.writelines(f"{json.dumps(GOOD | cell)}\n" for cell in cells)
+    summary = json.loads(command("report", study, "--format", "json").out)
+    assert summary["recommendation"]["effect"]["seeds"] == 2
 
 
 def test_a_folder_that_holds_no_study(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ class Manifest:
         try:
             found = _MANIFEST.validate_json(path.read_bytes(), strict=True)
             _STUDY.validate_python(found.study)
+            _RECOMMENDATION.validate_python(found.recommendation)
             told = found._inconsistent()
         except ValidationError as error:
             told = first_of(error)
@@ -98,10 +99,23 @@ class Manifest:
         for name, levels in self.configurations.items():
             if set(levels) != factors:
                 return f"the configuration {quoted(name)} has other factors than the first"
-        for cell in self.cells:
-            if cell.configuration not in self.configurations:
+        for cell in self.cells:  # those that confirm may be of a combination that was not compared
+            if cell.configuration not in self.configurations and cell.phase != CONFIRM:
                 return f"it has cells of {quoted(cell.configuration)}, which is none of its configurations"
+        if self.recommendation and self.recommendation["configuration"] == next(iter(self.configurations)):
+            return "it recommends the baseline"
         return ""
+
+
+@dataclass(frozen=True)
+class _Recommendation:
+    """As `Recommendation.to_dict` gives it, before it is confirmed."""
+
+    configuration: str
+    tricks: Mapping[str, Mapping[str, Any]]
+    recipe: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    effect: None = None
 
 
 @dataclass(frozen=True)
@@ -118,3 +132,4 @@ class _Study:
 
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 _STUDY: TypeAdapter[_Study] = TypeAdapter(_Study)
+_RECOMMENDATION: TypeAdapter[_Recommendation | None] = TypeAdapter(_Recommendation | None)
