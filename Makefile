@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart test lint nightly survival clean
+.PHONY: quickstart test lint nightly survival fuzz clean
 
 quickstart: $(VENV)/.run  ## train with tricks on embedded data, compare them over seeds, write a report
 	$(BIN)/finetricks sweep examples/quickstart.yaml --out runs/quickstart --resume
@@ -20,7 +20,12 @@ nightly: $(VENV)/.dev  ## the tests that take longer
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 survival: $(VENV)/.dev  ## what runs and studies survive, with counts
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 $(addprefix tests/test_,$(addsuffix .py,kills determinism long_runs storage survival))
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 tests/test_input_*.py \
+		$(addprefix tests/test_,$(addsuffix .py,kills determinism long_runs storage survival))
+
+SECONDS ?= 600
+fuzz: $(VENV)/.fuzz  ## the readers of files, by coverage: make fuzz SECONDS=3600; keeps what it finds in tests/corpus/found
+	$(BIN)/python tests/fuzz.py --seconds $(SECONDS)
 
 lint: $(VENV)/.dev  ## format, lint, types, the import contract
 	$(BIN)/ruff format --check
@@ -44,4 +49,8 @@ $(VENV)/.run: $(VENV)/.base pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) --editable '.[tune,demo,test,lint]'
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(PIP) --editable '.[tune,demo,test,lint,fuzz]'
 	@touch $@

@@ -20,7 +20,7 @@ def test_implementations_are_listed_in_the_order_of_the_hooks() -> None:
         def freeze(self) -> list[str]:
             return []
 
-    assert implementations(Two) == [Implementation("freeze", False), Implementation("schedule", True)]
+    assert implementations(Two) == (Implementation("freeze", False), Implementation("schedule", True))
 
 
 class Misspelled(Trick):

@@ -311,7 +311,7 @@ def test_threads_are_given_once() -> None:
 
 def test_a_recipe_file_that_is_missing(write: Write) -> None:
     (found,) = problems(lambda: Study.load(write("recipe: bas.yaml\nfactors: [stlr]\n"), catalog=CATALOG))
-    assert found.startswith("cannot read")
+    assert found.startswith("study.yaml:1 recipe: cannot read")
     assert "bas.yaml" in found
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from finetricks.errors import DataError
 from finetricks.settings import Data
-from finetricks.tasks.labels import encode, kind_of, names_of
+from finetricks.tasks.labels import doubts, encode, kind_of, names_of
 from finetricks.tasks.table import Table
 
 
@@ -98,3 +98,29 @@ def test_of_many_labels_the_first_are_listed() -> None:
     data = table(label=["x"])
     with pytest.raises(DataError, match=r"it has '0', .* '19' and 130 more\)"):
         encode("classification", [str(index) for index in range(150)], data, data.columns)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a", "b"], []),
+        (["1", "2"], []),
+        (["0,5", "1.5"], ["'0,5' is no number as it is written"]),
+        (["1'000", "2"], ['"1\'000" is no number as it is written']),
+        (["01", "1", "1.0", "2"], ["'01' and '1' and '1.0' differ only"]),
+        (["Ja", "ja ", "nein"], ["'Ja' and 'ja ' differ only"]),
+        (["\u00e9", "e\u0301"], ["differ only"]),
+        (["1" * 400, "2" * 400], []),  # too large to be compared as numbers
+        (["inf", "nan"], []),
+    ],
+)
+def test_classes_that_someone_may_not_have_meant_are_doubted(names: list[str], words: list[str]) -> None:
+    found = doubts(names)
+    assert len(found) == len(words)
+    assert all(word in doubt for word, doubt in zip(words, found, strict=True))
+
+
+def test_of_many_doubts_the_first_are_told() -> None:
+    assert doubts([f"{space}{number}x" for number in range(50) for space in ("", " ")])[5:] == [
+        "and 45 more such labels"
+    ]

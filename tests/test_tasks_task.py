@@ -72,7 +72,9 @@ def test_classification_with_a_drawn_valid_set(model, csv) -> None:
         assert (example["text"], task.labels[example["labels"]]) == (text, label)
     assert not set(valid["example_id"]) & set(task.splits["train"]["example_id"])
     assert task.max_length == 512
-    assert len(task.notes) == ("text number 1" in task.splits["train"]["text"][:])
+    doubt, *more = task.notes
+    assert doubt == "the labels '01' and '1' differ only in how they are written"
+    assert len(more) == ("text number 1" in task.splits["train"]["text"][:])
     trained_a_step(task)
 
 
@@ -165,7 +167,7 @@ def test_loading_leaves_the_global_random_state_alone(model, csv) -> None:
 
 def test_classes_that_a_split_lacks_are_noted(model, csv) -> None:
     task = load_task(model, Data(train=csv("train.csv", "text,label", [*ROWS, "alone,rare"])))
-    assert task.notes == ("valid has no example of 'rare'",)
+    assert task.notes[1:] == ("valid has no example of 'rare'",)
     assert "alone" in task.splits["train"]["text"][:]
 
 

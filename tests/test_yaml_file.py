@@ -60,7 +60,7 @@ def test_yaml_cannot_execute_code(tmp_path) -> None:
     [
         (b"a: 1\nb: [1, 2\n", "recipe.yaml:3: not YAML"),
         (b"a: 1\na: 2\n", "recipe.yaml:2: the key 'a' stands twice"),
-        (b"a: \xff\n", "not UTF-8 at byte 3"),
+        (b"a: \xff\n", "recipe.yaml:1: not UTF-8: the byte 0xff"),
         (b"a: &x [*x]\n", "recipe.yaml:1"),
         (b"a: 1\n\tb: 2\n", "recipe.yaml:2: not YAML"),
     ],

@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
-from finetricks.errors import InputError, TrickError, suggest
+from finetricks.errors import InputError, TrickError, quoted, suggest
 from finetricks.implementation import check_hooks
 from finetricks.loading import LoadFailed, load
 from finetricks.trick import Trick
@@ -87,7 +87,7 @@ class Catalog:
             raise UnknownTrick(self.refused[name])
         if name not in self.entries:
             near = suggest(name, self.names())
-            raise UnknownTrick(f"unknown trick {name!r}{near}; `finetricks list` shows what is installed")
+            raise UnknownTrick(f"unknown trick {quoted(name)}{near}; `finetricks list` shows what is installed")
         return self.entries[name].load()
 
     def name_of(self, trick: type[Trick]) -> str:

@@ -102,6 +102,30 @@ def in_words(error: BaseException) -> str:
     return f"{kind}: {text}" if text else kind
 
 
+SHOWN = 80
+"""How many characters of a value an error shows."""
+
+
+def quoted(value: object, most: int = SHOWN) -> str:
+    """A value as it is written in Python, on one line and not longer than `most`: files hold cells of any length."""
+    try:
+        text = repr(value[: most + 1] if isinstance(value, str) else value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a value within itself
+        return f"a {type(value).__name__} that is too long to show"
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def shortened(name: str, most: int = SHOWN) -> str:
+    """A name or a path of settings, on one line and not longer than `most`."""
+    text = printable(name).replace("\n", "\\n")
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal would act on: control characters, changes of direction, halves of pairs."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'stlr'?)` for the nearest known name; the empty string when none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

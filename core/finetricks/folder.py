@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from finetricks.atomic import holds_nothing, is_partial, refuse_links, remove_partials, write_atomically
 from finetricks.checkpoint import Checkpoints
 from finetricks.determinism import record
-from finetricks.errors import CheckpointError, InputError
+from finetricks.errors import CheckpointError, InputError, Problem, shortened
+from finetricks.text_file import content_of, decoded
+from finetricks.validation import first_of
 
 if TYPE_CHECKING:
     from finetricks.recipe import Recipe
@@ -21,6 +27,19 @@ if TYPE_CHECKING:
 RECIPE, VERSIONS, METRICS, RESULT = "recipe.yaml", "versions.json", "metrics.jsonl", "result.json"
 OWN = frozenset({RECIPE, VERSIONS, METRICS, RESULT, "predictions", "model", "checkpoints"})
 """All that a run's folder holds."""
+
+
+@dataclass(frozen=True)
+class _Result:
+    valid: dict[str, float]
+    test: dict[str, float] | None
+    seconds: float
+    steps: int
+    notes: list[str]
+    decisions: dict[str, int] = field(default_factory=dict)
+
+
+_RESULT: TypeAdapter[_Result] = TypeAdapter(_Result)
 
 
 class RunFolder:
@@ -44,7 +63,7 @@ class RunFolder:
     @property
     def is_run(self) -> bool:
         """Whether a run has begun here. A recipe alone is none: its author may keep it in a folder of their own."""
-        return (self.path / RECIPE).is_file() and (self.path / VERSIONS).is_file()
+        return all(os.path.isfile(self.path / name) for name in (RECIPE, VERSIONS))  # of a name that is too long, too
 
     def check(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         """Refuse what `recipe` may not be written to. Changes nothing.
@@ -56,9 +75,9 @@ class RunFolder:
         """
         if resume and overwrite:
             raise InputError("resume and overwrite exclude one another: continue the run, or replace it")
-        if self.path.is_file():
+        if os.path.exists(self.path) and not os.path.isdir(self.path):
             raise InputError(f"{self.path} is a file; name a folder")
-        if not self.path.is_dir() or holds_nothing(self.path, {VERSIONS}):
+        if not os.path.isdir(self.path) or holds_nothing(self.path, {VERSIONS}):
             return
         if not self.is_run:
             raise InputError(f"{self.path} is not empty and holds no run; name a new or an empty folder")
@@ -74,8 +93,16 @@ class RunFolder:
             )
 
     def begin(self, recipe: Recipe, *, resume: bool, ranks: int = 1) -> None:
-        """Make the folder ready for a run of `recipe` in `ranks` processes; without `resume` one that it holds goes."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Make the folder ready for a run of `recipe` in `ranks` processes; without `resume` one that it holds goes.
+
+        Raises:
+            InputError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            told = f"{shortened(str(self.path), 500)} cannot be made: {error.strerror}; name another folder"
+            raise InputError(told) from None
         if not resume:
             self.clear()
         for folder in (self.path, self.path / "predictions"):
@@ -94,17 +121,32 @@ class RunFolder:
 
     def _check_same(self, recipe: Recipe) -> None:
         from finetricks.recipe import determining
-        from finetricks.yaml_file import load_yaml
 
-        before = load_yaml(self.path / RECIPE).data
+        before = self.recipe()
         if differing := _differences(determining(before), determining(recipe.to_dict())):
             details = "; ".join(differing)
             raise CheckpointError(f"{self.path} holds a run of another recipe; what differs: {details}")
 
     def result(self) -> dict[str, Any] | None:
-        """The finished run's result, or `None`."""
+        """The finished run's result, or `None`. Raises `InputError` for a file that is none."""
         path = self.path / RESULT
-        return json.loads(path.read_text()) if path.is_file() else None
+        if not path.exists():
+            return None
+        text = decoded(path.name, content_of(path, InputError), InputError)
+        try:
+            return vars(_RESULT.validate_json(text, strict=True))
+        except ValidationError as error:
+            raise InputError(Problem(str(path), f"is no result of a run: {first_of(error)}; run it again")) from None
+
+    def recipe(self) -> dict[str, Any]:
+        """The run's recipe as it was resolved. Raises `InputError` for a file that is none."""
+        from finetricks.yaml_file import load_yaml
+
+        document = load_yaml(self.path / RECIPE)
+        given = document.data
+        if not isinstance(given, dict) or not all(isinstance(given.get(key), dict) for key in ("data", "training")):
+            raise InputError(Problem(document.place(()), "is no recipe of a run: it lacks `data` or `training`"))
+        return given
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         write_atomically(self.path / RESULT, json.dumps(result, indent=2) + "\n")

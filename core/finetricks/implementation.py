@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from finetricks.errors import TrickError, suggest
@@ -24,14 +25,15 @@ class Implementation:
     wrapper: bool
 
 
-def implementations(trick: type[Trick]) -> list[Implementation]:
+@lru_cache(maxsize=1024)  # a study asks for each of thousands of configurations
+def implementations(trick: type[Trick]) -> tuple[Implementation, ...]:
     """The hooks that `trick` implements, in the order of `finetricks.hooks`."""
     found = _marked(trick)
-    return [
+    return tuple(
         Implementation(name, bool(getattr(found[name], f"{PROJECT}_impl")["wrapper"]))
         for name in HOOKS
         if name in found
-    ]
+    )
 
 
 def owns(trick: type[Trick], hook: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from finetricks.errors import TrickConflict
+from finetricks.errors import Problem, RecipeError, TrickConflict
 from finetricks.hooks import ParamOptions
 from finetricks.progress import Progress, Stage
 
@@ -190,8 +190,19 @@ def compile_plan(
     return Plan(groups, stages, schedule, learning_rate, steps_per_epoch, layers.names, decisions, stack.deciders)
 
 
+MOST_STEPS = 10_000_000
+"""Optimizer steps that a run may have: the plan holds what is done at each."""
+
+
 def total_steps(epochs: float, steps_per_epoch: int) -> int:
-    """Optimizer steps of a run: a fraction of an epoch is rounded up to whole steps, as the Trainer does."""
+    """Optimizer steps of a run: a fraction of an epoch is rounded up to whole steps, as the Trainer does.
+
+    Raises:
+        RecipeError: they are more than `MOST_STEPS`.
+    """
+    if epochs * steps_per_epoch > MOST_STEPS:
+        told = f"{epochs:g} epochs of {steps_per_epoch} steps are more than {MOST_STEPS:,} steps; train for fewer"
+        raise RecipeError(Problem("training.epochs", told))
     return max(math.ceil(epochs * steps_per_epoch), 1)
 
 

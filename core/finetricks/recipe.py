@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from finetricks.catalog import Catalog, UnknownTrick, installed
-from finetricks.errors import Problem, RecipeError, in_words, suggest
+from finetricks.errors import Problem, RecipeError, in_words, quoted, shortened, suggest
 from finetricks.settings import Data, Training
 from finetricks.stack import Named, Stack, conflicts
 from finetricks.streams import Streams
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from finetricks.session import Session
 
+PATH_MAX = 500  # characters of a path that an error shows
 DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 M = TypeVar("M", bound=BaseModel)
 KEYS = ("model", "data", "training", "tricks", "layers")
@@ -89,7 +91,7 @@ class Recipe:
         problems = [
             Problem(
                 document.place((key,)),
-                f"unknown key {key!r}{suggest(str(key), KEYS)}; the keys are {', '.join(KEYS)}",
+                f"unknown key {quoted(key)}{suggest(str(key), KEYS)}; the keys are {', '.join(KEYS)}",
             )
             for key in given
             if key not in KEYS
@@ -183,7 +185,7 @@ class _Reader:
         if isinstance(given, kind):
             return given
         if not isinstance(given, Mapping):
-            self.note((key,), f"a mapping with the keys {', '.join(kind.model_fields)}, got {given!r}")
+            self.note((key,), f"a mapping with the keys {', '.join(kind.model_fields)}, got {quoted(given)}")
             return None
         try:
             return kind.model_validate(dict(given))
@@ -195,13 +197,13 @@ class _Reader:
         if given is None:
             return None
         if not isinstance(given, str) or not given.strip():
-            self.note(("model",), f"a Hub name, a local folder, or a packaged model (minilm), got {given!r}")
+            self.note(("model",), f"a Hub name, a local folder, or a packaged model (minilm), got {quoted(given)}")
             return None
-        folder = self._folder(("model",)) / Path(given).expanduser()
-        if folder.is_dir():
-            return str(folder.resolve())
+        folder = self._folder(("model",)) / os.path.expanduser(given)
+        if os.path.isdir(folder):  # of a name that is too long, too
+            return os.path.realpath(folder)
         if given.startswith((".", "/", "~")):
-            self.note(("model",), f"no such folder: {folder}")
+            self.note(("model",), f"no such folder: {shortened(str(folder), PATH_MAX)}")
         return given
 
     def data(self, given: Any) -> Data | None:
@@ -216,11 +218,16 @@ class _Reader:
     def _source(self, key: str, value: Any) -> Any:
         if key not in ("train", "valid", "test") or not isinstance(value, str):
             return value
-        path = self._folder(("data", key)) / Path(value).expanduser()
-        if path.exists():
-            return str(path.resolve())
+        if not value.strip():
+            self.note(("data", str(key)), "is empty: name a file, or a data set")
+            return value
+        path = self._folder(("data", key)) / os.path.expanduser(value)
+        if os.path.isdir(path):
+            return os.path.realpath(path)
+        if os.path.exists(path):  # by its own name: what a link points to may have none that says its kind
+            return os.path.join(os.path.realpath(path.parent), path.name)
         if value.lower().endswith(DATA_SUFFIXES) or value.startswith((".", "/", "~")):
-            self.note(("data", key), f"no such file: {path}")
+            self.note(("data", key), f"no such file: {shortened(str(path), PATH_MAX)}")
         return value
 
     def _folder(self, loc: Loc) -> Path:
@@ -232,7 +239,7 @@ class _Reader:
         if given is None:
             return ()
         if not isinstance(given, Sequence) or isinstance(given, str):
-            self.note(("tricks",), f"a list such as [stlr, {{warmup: {{steps: 10}}}}], got {given!r}")
+            self.note(("tricks",), f"a list such as [stlr, {{warmup: {{steps: 10}}}}], got {quoted(given)}")
             return ()
         found = [named for index, entry in enumerate(given) if (named := self._trick(index, entry))]
         for problem in conflicts(found):
@@ -248,8 +255,8 @@ class _Reader:
             name, values = entry, None
         if not isinstance(name, str) or not (values is None or isinstance(values, Mapping)):
             self.note(
-                ("tricks", index),
-                f"a trick's name, or one name with its values (name: {{key: value}}), got {entry!r}",
+                ("tricks", index, name) if isinstance(name, str) else ("tricks", index),
+                f"a trick's name, or one name with its values (name: {{key: value}}), got {quoted(entry)}",
             )
             return None
         loc: Loc = ("tricks", index, name)
@@ -282,5 +289,5 @@ class _Reader:
             for value in given.values()
         ):
             return {str(name): list(value) for name, value in given.items()}
-        self.note(("layers",), f"layer names, each with a list of module names, got {given!r}")
+        self.note(("layers",), f"layer names, each with a list of module names, got {quoted(given)}")
         return None

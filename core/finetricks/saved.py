@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_model as load_weights
 from transformers import AutoModelForSequenceClassification
 
-from finetricks.errors import InputError, ModelError
+from finetricks.errors import InputError, ModelError, Problem, RecipeError
 from finetricks.folder import RECIPE, RunFolder
 from finetricks.recipe import Recipe
 from finetricks.settings import Data
@@ -19,7 +20,8 @@ from finetricks.tasks.files import read_table
 from finetricks.tasks.metrics import METRICS
 from finetricks.tasks.models import REBUILT_WEIGHTS, head_of, load_config, load_saved, load_tokenizer
 from finetricks.tasks.predictions import decide, score
-from finetricks.yaml_file import load_yaml
+from finetricks.validation import problems_of
+from finetricks.yaml_file import Document
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +43,7 @@ def load(
         InputError: the folder holds no finished run with a model.
     """
     run = _finished(folder)
-    written = _written(run)
+    written = run.recipe()
     return _load(run, _recipe(written, catalog), _columns(written), trust_remote_code)
 
 
@@ -64,7 +66,7 @@ def predict(
     import pandas as pd
 
     run = _finished(folder)
-    written = _written(run)
+    written = run.recipe()
     columns = _columns(written)
     recipe = _recipe(written, catalog)
     model, tokenizer = _load(run, recipe, columns, trust_remote_code)
@@ -92,18 +94,19 @@ def _finished(folder: str | Path) -> RunFolder:
     return run
 
 
-def _written(run: RunFolder) -> dict[str, Any]:
-    written: dict[str, Any] = load_yaml(run.path / RECIPE).data
-    return written
-
-
 def _columns(written: dict[str, Any]) -> tuple[str, ...]:
-    return Data.model_validate(written["data"]).text_columns
+    try:
+        return Data.model_validate(written["data"]).text_columns
+    except ValidationError as error:
+        problems = problems_of(error, Data, written["data"], ("data",), Document(written).place)
+        raise RecipeError([Problem(f"{RECIPE} {problem.place}", problem.message) for problem in problems]) from None
 
 
 def _recipe(written: dict[str, Any], catalog: Catalog | None) -> Recipe:
     """What the run did to its model. The files that it was trained on need not be there any more."""
-    return Recipe(tricks=written["tricks"], training=written["training"], layers=written.get("layers"), catalog=catalog)
+    return Recipe(
+        tricks=written.get("tricks") or (), training=written["training"], layers=written.get("layers"), catalog=catalog
+    )
 
 
 def _load(

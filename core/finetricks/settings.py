@@ -6,18 +6,29 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from finetricks.validation import no_flag_for_a_number
+
+MOST = 2**31 - 1
+"""The largest count: what the libraries below take."""
+
+MOST_SEED = 2**63 - 1
+"""The largest seed: what files and tables keep as a number."""
+
 
 class Settings(BaseModel):
     """Base of the blocks of a recipe: immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    _no_flag_for_a_number = field_validator("*", mode="wrap")(no_flag_for_a_number)
 
 
 class Data(Settings):
     """Where the examples come from, and which column is what."""
 
     train: str = Field(
-        description="A file (.csv, .tsv, .jsonl, .parquet), a Hugging Face data set's name, or stdlib_docstrings."
+        min_length=1,
+        description="A file (.csv, .tsv, .jsonl, .parquet), a Hugging Face data set's name, or stdlib_docstrings.",
     )
     valid: str | Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.1,
@@ -35,11 +46,11 @@ class Data(Settings):
         default="auto",
         description="auto: regression for labels with decimals, multi_label for several columns.",
     )
-    rows: Annotated[int, Field(gt=0)] | None = Field(
+    rows: Annotated[int, Field(gt=0, le=MOST)] | None = Field(
         default=None, description="Use only this many rows of train: a stratified part, drawn by split_seed."
     )
     split_seed: int = Field(
-        default=0, ge=0, description="Draws the split and the rows; the same in every cell of a study."
+        default=0, ge=0, le=MOST_SEED, description="Draws the split and the rows; the same in every cell of a study."
     )
 
     @field_validator("text")
@@ -60,9 +71,9 @@ class Training(Settings):
     """How to train: without a trick that says otherwise AdamW, no weight decay, clipping at 1, constant rate."""
 
     epochs: float = Field(default=3, gt=0, description="Passes over train; a fraction ends within an epoch.")
-    batch_size: int = Field(default=32, gt=0, description="Examples of a micro-batch on each device.")
-    eval_batch_size: int = Field(default=64, gt=0)
-    accumulation: int = Field(default=1, gt=0, description="Micro-batches of one optimizer step.")
+    batch_size: int = Field(default=32, gt=0, le=MOST, description="Examples of a micro-batch on each device.")
+    eval_batch_size: int = Field(default=64, gt=0, le=MOST)
+    accumulation: int = Field(default=1, gt=0, le=MOST, description="Micro-batches of one optimizer step.")
     learning_rate: float = Field(default=2e-5, gt=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
@@ -85,9 +96,9 @@ class Training(Settings):
         default=False, description="Compile the forward pass by torch.compile; or the name of a backend for debugging."
     )
     max_length: int | None = Field(
-        default=None, gt=2, description="Tokens of an example; the model's own limit by default."
+        default=None, gt=2, le=MOST, description="Tokens of an example; the model's own limit by default."
     )
-    evaluate: Literal["epoch"] | Annotated[int, Field(gt=0)] = Field(
+    evaluate: Literal["epoch"] | Annotated[int, Field(gt=0, le=MOST)] = Field(
         default="epoch", description="Evaluate on valid after each epoch, or every so many optimizer steps."
     )
     held_out: float = Field(
@@ -96,16 +107,18 @@ class Training(Settings):
         lt=1,
         description="Share of train that tricks which decide while training decide on (early_stopping, say).",
     )
-    checkpoint: Literal["epoch", "off"] | Annotated[int, Field(gt=0)] = Field(
+    checkpoint: Literal["epoch", "off"] | Annotated[int, Field(gt=0, le=MOST)] = Field(
         default="epoch", description="Save what resume needs after each epoch, every so many steps, or never."
     )
-    seed: int = Field(default=0, ge=0, description="The seed that the three streams derive from.")
-    init_seed: int | None = Field(default=None, ge=0, description="Initialisation: a seed of its own.")
-    data_seed: int | None = Field(default=None, ge=0, description="Data order: a seed of its own.")
-    dropout_seed: int | None = Field(default=None, ge=0, description="Dropout: a seed of its own.")
+    seed: int = Field(default=0, ge=0, le=MOST_SEED, description="The seed that the three streams derive from.")
+    init_seed: int | None = Field(default=None, ge=0, le=MOST_SEED, description="Initialisation: a seed of its own.")
+    data_seed: int | None = Field(default=None, ge=0, le=MOST_SEED, description="Data order: a seed of its own.")
+    dropout_seed: int | None = Field(default=None, ge=0, le=MOST_SEED, description="Dropout: a seed of its own.")
     streams: Literal["derived", "none"] = Field(
         default="derived",
         description="none: the Trainer's own use of the global random state, to match an old run.",
     )
     replay: Literal["off"] = Field(default="off", description="Skipping frozen layers' work: not in this version.")
-    threads: int | None = Field(default=None, gt=0, description="CPU threads of torch; its own choice by default.")
+    threads: int | None = Field(
+        default=None, gt=0, le=4096, description="CPU threads of torch; its own choice by default."
+    )

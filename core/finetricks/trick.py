@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationInfo,
     field_serializer,
+    field_validator,
 )
 from pydantic_core import CoreSchema, core_schema
 
-from finetricks.errors import TrickError
+from finetricks.errors import TrickError, shortened
+from finetricks.validation import no_flag_for_a_number
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass as _KindOfModels
@@ -56,7 +59,9 @@ class Trick(BaseModel, metaclass=_Kind):
         trains_nothing: it may freeze every layer; the run then only evaluates.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    _no_flag_for_a_number = field_validator("*", mode="wrap", check_fields=False)(no_flag_for_a_number)
 
     neutral: ClassVar[dict[str, Any] | None] = None
     conflicts: ClassVar[dict[str, str]] = {}
@@ -111,10 +116,10 @@ class InputFile(str):
     @classmethod
     def _located(cls, value: str, info: ValidationInfo) -> InputFile:
         context = info.context or {}
-        path = Path(context.get("folder", Path.cwd())) / Path(value).expanduser()
-        if context.get("must_exist") and not path.exists():
-            raise ValueError(f"no such file: {path}")
-        return cls(path.resolve())
+        path = Path(context.get("folder", Path.cwd())) / os.path.expanduser(value)
+        if context.get("must_exist") and not os.path.exists(path):  # of a name that is too long, too
+            raise ValueError(f"no such file: {shortened(str(path), 500)}")
+        return cls(os.path.realpath(path))
 
 
 def input_files(value: Any) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, ValidatorFunctionWrapHandler
 
-from finetricks.errors import Problem, suggest
+from finetricks.errors import Problem, quoted, shortened, suggest
 from finetricks.yaml_file import Loc
 
 Place = Callable[[Loc], str]
@@ -26,11 +26,27 @@ def problems_of(error: ValidationError, model: type[BaseModel], given: Any, pref
     order = list(given)
     for loc in sorted(by_loc, key=lambda loc: order.index(loc[0]) if loc and loc[0] in order else -1):
         messages, value = by_loc[loc], _at(given, loc)
-        shown = "" if value is _ABSENT or isinstance(value, Mapping) else f", got {value!r}"
+        got = "" if value is _ABSENT or isinstance(value, Mapping) else f", got {quoted(value)}"
         if messages[0].startswith(("unknown key", "is missing")):
-            shown = ""
-        problems.append(Problem(place((*prefix, *loc)), f"{' or '.join(messages)}{shown}"))
+            got = ""
+        problems.append(Problem(place((*prefix, *loc)), f"{' or '.join(messages)}{got}"))
     return problems
+
+
+def first_of(error: ValidationError) -> str:
+    """The first thing that is wrong with a record, on a line: `cells.0.seed: input should be a valid integer`."""
+    details = error.errors(include_url=False, include_input=False)[0]
+    place = shortened(".".join(str(part) for part in details["loc"]))
+    told = shortened(details["msg"][:1].lower() + details["msg"][1:], 200)
+    return f"{place}: {told}" if place else told
+
+
+def no_flag_for_a_number(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """A wrap validator for all fields: pydantic alone takes `true` for 1."""
+    taken = validate(value)
+    if isinstance(value, bool) and isinstance(taken, int | float) and not isinstance(taken, bool):
+        raise ValueError("a number, not true or false")
+    return taken
 
 
 _ABSENT = object()
@@ -63,7 +79,7 @@ def _message(details: Any, model: type[BaseModel]) -> str:
     if details["type"] == "extra_forbidden":
         known = list(model.model_fields)
         listed = f"the keys are {', '.join(known)}" if known else "it takes no values"
-        return f"unknown key {key!r}{suggest(key, known)}; {listed}"
+        return f"unknown key {quoted(key)}{suggest(key, known)}; {listed}"
     if details["type"] == "missing":
         return (
             f"is missing: {model.model_fields[key].description or 'give it'}"
@@ -71,4 +87,4 @@ def _message(details: Any, model: type[BaseModel]) -> str:
             else "is missing"
         )
     message = str(details["msg"]).removeprefix("Value error, ")
-    return message[0].lower() + message[1:]
+    return message[:1].lower() + message[1:] or "is not what it should be"

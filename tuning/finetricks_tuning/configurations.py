@@ -12,6 +12,9 @@ from finetricks_tuning.factors import Factor, Level
 
 BASELINE = "baseline"
 
+MOST = 10_000
+"""Configurations that a design may list. More are a slip: no study trains them."""
+
 
 @dataclass(frozen=True)
 class Configuration:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from finetricks.errors import Problem, RecipeError
+from finetricks.errors import Problem, RecipeError, quoted
 from finetricks.recipe import Recipe
 from finetricks.yaml_file import Document
 
@@ -28,15 +28,15 @@ def read_data_sets(given: Any, recipe: Recipe, document: Document, problems: lis
     if given is None:
         return {}
     if not isinstance(given, Mapping) or len(given) < 2:
-        problems.append(Problem(document.place((FOLDER,)), f"at least two, as {{name: data}}; got {given!r}"))
+        problems.append(Problem(document.place((FOLDER,)), f"at least two, as {{name: data}}; got {quoted(given)}"))
         return {}
     recipes = {}
     for name, data in given.items():
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            told = f"a name of letters, digits, dots and dashes: it names a folder; got {name!r}"
+            told = f"a name of letters, digits, dots and dashes: it names a folder; got {quoted(name)}"
             problems.append(Problem(document.place((FOLDER, name)), told))
         elif not isinstance(data, Mapping):
-            told = f"keys of a recipe's `data`, e.g. {{train: questions.csv}}; got {data!r}"
+            told = f"keys of a recipe's `data`, e.g. {{train: questions.csv}}; got {quoted(data)}"
             problems.append(Problem(document.place((FOLDER, name)), told))
         else:
             try:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from finetricks.catalog import UnknownTrick
-from finetricks.errors import Problem, suggest
+from finetricks.errors import Problem, quoted, suggest
 from finetricks.recipe import Recipe
 from finetricks.settings import Training
 from finetricks.trick import Trick
 from finetricks.validation import problems_of
 from finetricks.yaml_file import Document, Loc
+from finetricks_tuning.configurations import MOST
 from finetricks_tuning.factors import OFF, Factor, Level, Range, label_of, shown
 
 ONE_OF = "one_of"
@@ -63,7 +65,7 @@ class FactorReader:
 
     def read(self, given: Any) -> tuple[Factor, ...]:
         if not isinstance(given, Sequence) or isinstance(given, str) or not given:
-            self.note(("factors",), f"a list of at least one factor: {FORMS}; got {given!r}")
+            self.note(("factors",), f"a list of at least one factor: {FORMS}; got {quoted(given)}")
             return ()
         factors = []
         seen: dict[str, int] = {}
@@ -94,11 +96,11 @@ class FactorReader:
         elif isinstance(entry, Mapping) and len(entry) == 1:
             name, values = next(iter(entry.items()))
         else:
-            self.note(loc, f"{FORMS}; got {entry!r}")
+            self.note(loc, f"{FORMS}; got {quoted(entry)}")
             return None
         if name == ONE_OF:
             return self._one_of(loc, values)
-        if name == "model" or "." in str(name):
+        if name == "model" or (isinstance(name, str) and "." in name):
             return self._setting(loc, name, values)
         return self._of_levels(name, self._trick(loc, name, values), loc, entry)
 
@@ -108,7 +110,7 @@ class FactorReader:
 
     def _one_of(self, loc: Loc, given: Any) -> Factor | None:
         if not isinstance(given, Sequence) or isinstance(given, str) or len(given) < 2:
-            self.note((*loc, ONE_OF), f"a list of at least two tricks, got {given!r}")
+            self.note((*loc, ONE_OF), f"a list of at least two tricks, got {quoted(given)}")
             return None
         levels: list[Level] = []
         names: list[str] = []
@@ -123,7 +125,7 @@ class FactorReader:
 
     def _trick(self, loc: Loc, name: Any, given: Any) -> list[Level]:
         if not isinstance(name, str) or not (given is None or isinstance(given, Mapping)):
-            self.note(loc, f"{FORMS}; got {{{name!r}: {given!r}}}")
+            self.note(loc, f"{FORMS}; got {quoted({name: given})}")
             return []
         try:
             kind = self.get(name)
@@ -147,7 +149,12 @@ class FactorReader:
         axes = [[(key, index, value) for index, value in _choices(values)] for key, values in given.items()]
         for (key, values), axis in zip(given.items(), axes, strict=True):
             if not axis:
-                self.note((*loc, name, key), f"`values` is a list of at least one value, got {values['values']!r}")
+                self.note(
+                    (*loc, name, key), f"`values` is a list of at least one value, got {quoted(values['values'])}"
+                )
+        if (there := math.prod(len(axis) for axis in axes)) > MOST:
+            self.note((*loc, name), f"these values have {there:,} combinations, at most {MOST:,} are taken; list fewer")
+            return []
         levels = []
         for combination in itertools.product(*axes):
             values = {key: value for key, _, value in combination}
@@ -192,13 +199,15 @@ class FactorReader:
         if path not in SETTINGS:
             reason = NOT_FACTORS.get(path.removeprefix("training."))
             because = f": {reason}" if reason else suggest(path, SETTINGS)
-            self.note((*loc, path), f"{path!r} cannot be a factor{because}; settings that can: {', '.join(SETTINGS)}")
+            self.note(
+                (*loc, path), f"{quoted(path)} cannot be a factor{because}; settings that can: {', '.join(SETTINGS)}"
+            )
             return None
         if _is_range(given):
             return self._range_of_setting((*loc, path), path, given)
         values = given.get("values") if isinstance(given, Mapping) and len(given) == 1 else None
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-            self.note((*loc, path), f"write it as {path}: {{values: [...]}}, got {given!r}")
+            self.note((*loc, path), f"write it as {path}: {{values: [...]}}, got {quoted(given)}")
             return None
         if self.base is None:
             return None
@@ -234,10 +243,10 @@ class FactorReader:
         """The value as the recipe would hold it; `None`, with a problem noted, when it cannot."""
         if path == "model":
             if not isinstance(value, str) or not value.strip():
-                self.note(loc, f"a Hub name, a local folder, or a packaged model, got {value!r}")
+                self.note(loc, f"a Hub name, a local folder, or a packaged model, got {quoted(value)}")
                 return None
-            folder = self.document.folder / Path(value).expanduser()
-            return str(folder.resolve()) if folder.is_dir() else value
+            folder = self.document.folder / os.path.expanduser(value)
+            return os.path.realpath(folder) if os.path.isdir(folder) else value
         key = path.removeprefix("training.")
         try:
             return getattr(Training.model_validate({key: value}), key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -15,11 +15,15 @@ from finetricks.stack import Named
 OFF = "off"
 
 
+Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
+"""A whole number that Optuna can draw."""
+
+
 class Range(Settings):
     """Values to search: all from `low` to `high`, both among them; whole numbers where both are."""
 
-    low: int | float
-    high: int | float
+    low: Whole | float
+    high: Whole | float
     log: bool = Field(default=False, description="Whether they are drawn evenly on a logarithmic scale.")
 
     @model_validator(mode="after")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter
 
 from finetricks.folder import METRICS
 from finetricks_tuning.cell_run import cell_folder
+from finetricks_tuning.ledger import Value
 from finetricks_tuning.manifest import COMPARE, Manifest
 
 
@@ -29,7 +33,21 @@ def learning_curves(folder: Path, manifest: Manifest, names: Iterable[str]) -> d
 
 def _curve(path: Path, metric: str) -> list[tuple[float, float]]:
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
+        lines = [_LINE.validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):  # pydantic's is a ValueError
         return []
-    return [(line["epoch"], line["valid"][metric]) for line in lines if line["valid"].get(metric) is not None]
+    curve = [(line.epoch, line.valid.get(metric)) for line in lines]
+    return [(epoch, value) for epoch, value in curve if value is not None]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What is read of a line."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+
+    epoch: Value
+    valid: dict[str, Value | None]
+
+
+_LINE: TypeAdapter[_Line] = TypeAdapter(_Line)

@@ -10,12 +10,20 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from finetricks.validation import first_of
 
 FINISHED, FAILED, DIVERGED = "finished", "failed", "diverged"
-Metrics = Mapping[str, Mapping[str, float | None] | None]
+LARGEST = 1e100
+"""Of a metric: the squares of larger ones, of which intervals are made, are no numbers any more."""
+
+Value = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Metrics = Mapping[str, Mapping[str, Value | None] | None]
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ class Trial:
         environment: versions, device and threads.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore", allow_inf_nan=False)
+
     key: str
     configuration: str
     factors: Mapping[str, str]
@@ -43,7 +53,7 @@ class Trial:
     seed: int
     status: str
     metrics: Metrics = field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: Annotated[float, Field(ge=0, le=1e12)] = 0.0
     error: str | None = None
     warnings: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -59,15 +69,13 @@ class Trial:
     @classmethod
     def from_json(cls, text: str) -> Trial:
         """Read a line; keys of later versions are passed over. Raises `ValueError` for anything else."""
-        given = json.loads(text)
-        if not isinstance(given, dict):
-            raise ValueError("not a JSON object")
-        known = {f.name for f in fields(cls)}
         try:
-            trial = cls(**{key: value for key, value in given.items() if key in known})
-        except TypeError as error:
-            raise ValueError(str(error)) from None
-        return trial
+            return _TRIAL.validate_json(text, strict=True)
+        except ValidationError as error:
+            raise ValueError(first_of(error)) from None
+
+
+_TRIAL: TypeAdapter[Trial] = TypeAdapter(Trial)
 
 
 class Ledger:

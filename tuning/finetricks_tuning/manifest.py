@@ -7,13 +7,17 @@ model or the tricks at hand.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from finetricks.atomic import write_atomically
-from finetricks.errors import InputError
+from finetricks.errors import InputError, quoted
+from finetricks.validation import first_of
 
 FILE = "cells.json"
 TUNE, START, COMPARE, CONFIRM = "tune", "start", "compare", "confirm"
@@ -72,11 +76,60 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """Raises `InputError` when the folder holds no study."""
         path = folder / FILE
-        if not path.is_file():
+        if not os.path.isfile(path):  # of a name that is too long, too
             raise InputError(f"{folder} holds no study ({FILE} is missing); `finetricks sweep` writes one")
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
-            given["cells"] = tuple(PlannedCell(**cell) for cell in given["cells"])
-            return cls(**given | {key: tuple(given[key]) for key in ("left_out", "warnings", "decisions")})
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path} cannot be read ({error}); run `finetricks sweep --resume` again") from None
+            found = _MANIFEST.validate_json(path.read_bytes(), strict=True)
+            _STUDY.validate_python(found.study)
+            _RECOMMENDATION.validate_python(found.recommendation)
+            told = found._inconsistent()
+        except ValidationError as error:
+            told = first_of(error)
+        except OSError as error:
+            told = error.strerror or str(error)
+        if told:
+            raise InputError(f"{path} cannot be read ({told}); run `finetricks sweep --resume` again")
+        return found
+
+    def _inconsistent(self) -> str:
+        """Why its parts do not go together; empty where they do."""
+        if not self.configurations:
+            return "it names no configuration"
+        factors = set(next(iter(self.configurations.values())))
+        for name, levels in self.configurations.items():
+            if set(levels) != factors:
+                return f"the configuration {quoted(name)} has other factors than the first"
+        for cell in self.cells:  # those that confirm may be of a combination that was not compared
+            if cell.configuration not in self.configurations and cell.phase != CONFIRM:
+                return f"it has cells of {quoted(cell.configuration)}, which is none of its configurations"
+        if self.recommendation and self.recommendation["configuration"] == next(iter(self.configurations)):
+            return "it recommends the baseline"
+        return ""
+
+
+@dataclass(frozen=True)
+class _Recommendation:
+    """As `Recommendation.to_dict` gives it, before it is confirmed."""
+
+    configuration: str
+    tricks: Mapping[str, Mapping[str, Any]]
+    recipe: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    effect: None = None
+
+
+@dataclass(frozen=True)
+class _Study:
+    """What a report needs of the study, whatever else it says."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+
+    seeds: list[int]
+    metric: str
+    alpha: Annotated[float, Field(gt=0, lt=1)]
+    design: Any
+
+
+_MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+_STUDY: TypeAdapter[_Study] = TypeAdapter(_Study)
+_RECOMMENDATION: TypeAdapter[_Recommendation | None] = TypeAdapter(_Recommendation | None)

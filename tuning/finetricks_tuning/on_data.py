@@ -24,6 +24,9 @@ from finetricks_tuning.example_values import Values, example_values
 from finetricks_tuning.manifest import PlannedCell
 from finetricks_tuning.statistics import Weights
 
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
+"""What reading a file of predictions may come to that is not as `write_predictions` wrote it."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -46,7 +49,7 @@ class Examples:
             path = RunFolder(cell_folder(folder, cell.key)).predictions("valid")
             try:
                 ids, values[cell.configuration, cell.seed] = example_values(path, metric)
-            except (OSError, ValueError, KeyError) as error:
+            except UNREADABLE as error:
                 told = "are not there" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
                 return cls(problem=f"the predictions of {cell.configuration}, seed {cell.seed} {told}")
             if known is not None and ids != known:

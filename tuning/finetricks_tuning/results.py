@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
 from pathlib import Path
 
 from finetricks.errors import InputError
@@ -17,7 +17,7 @@ from finetricks_tuning.summary import Summary, summarise
 
 def results_of(folder: Path) -> Summary | Across:
     """What the study in `folder` came to so far, on one data set or on several. Raises `InputError` for no study."""
-    if not (folder / FOLDER).is_dir() or not (folder / STUDY).is_file():
+    if not os.path.isdir(folder / FOLDER) or not (folder / STUDY).is_file():
         return summarise(folder)
     named = _data_sets(folder)
     begun = [name for name in named if (folder / FOLDER / name / PLAN).is_file()]
@@ -29,12 +29,14 @@ def results_of(folder: Path) -> Summary | Across:
 
 def _data_sets(folder: Path) -> list[str]:
     """The names of the data sets. Somebody may have sent the folder: none of them leads out of it."""
-    named = load_yaml(folder / STUDY).data
-    names = list((named.get("data_sets") if isinstance(named, Mapping) else None) or ())
-    for name in names:
+    study = load_yaml(folder / STUDY)
+    named = study.data.get("data_sets") if isinstance(study.data, dict) else None
+    if not isinstance(named, dict):
+        raise InputError(f"{study.place(('data_sets',))}: the folder holds several data sets, but its study names none")
+    for name in named:
         if not isinstance(name, str) or not NAME.fullmatch(name) or (folder / FOLDER / name).is_symlink():
             raise InputError(f"{folder / STUDY}: {name!r} names no folder of a data set in {folder / FOLDER}")
-    return names
+    return list(named)
 
 
 def write_results(folder: str | Path, *, refresh: int | None = None) -> Summary | Across:

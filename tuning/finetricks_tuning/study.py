@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from finetricks.catalog import Catalog, installed
-from finetricks.errors import InputError, Problem, RecipeError
+from finetricks.errors import InputError, Problem, RecipeError, quoted
 from finetricks.recipe import Recipe
-from finetricks.settings import Settings
+from finetricks.settings import MOST_SEED, Settings
 from finetricks.trick import Trick
 from finetricks.validation import problems_of
 from finetricks.yaml_file import Document, dump_yaml, load_yaml, override
@@ -29,6 +30,9 @@ from finetricks_tuning.strategies import Strategy
 from finetricks_tuning.strategies.reader import FORMS as STRATEGY_FORMS
 from finetricks_tuning.strategies.reader import read_strategy
 
+MOST_SEEDS = 10_000
+"""Seeds that a study may have. More are a slip: nobody trains them."""
+
 FRESH_SEEDS, TUNING_SEEDS = 20_000, 10_000
 """The first of the seeds that confirm a recommendation, and of those that tune a rate: far from the comparison's."""
 
@@ -37,7 +41,7 @@ class TuneLearningRate(Settings):
     """The rates that each configuration is tried at before it is compared, at equal cost for all."""
 
     values: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=2)
-    seeds: int = Field(default=1, gt=0, description="How many runs at each rate, on seeds of their own.")
+    seeds: int = Field(default=1, gt=0, le=MOST_SEEDS, description="How many runs at each rate, on seeds of their own.")
 
 
 class StudySettings(Settings):
@@ -63,7 +67,10 @@ class StudySettings(Settings):
         default="holm", description="holm: of any false verdict; benjamini_hochberg: of their share among the verdicts."
     )
     confirm: int = Field(
-        default=5, ge=0, description="Fresh seeds on which the recommended recipe is compared with the baseline."
+        default=5,
+        ge=0,
+        le=MOST_SEEDS,
+        description="Fresh seeds on which the recommended recipe is compared with the baseline.",
     )
     tune_learning_rate: TuneLearningRate | None = Field(
         default=None, description="Find a rate for each configuration first: {values: [1e-4, 2e-4], seeds: 1}."
@@ -83,13 +90,14 @@ class StudySettings(Settings):
     cpus_per_cell: int | None = Field(
         default=None,
         gt=0,
+        le=4096,
         description="CPU cores, and threads, of a worker; 1 unless the recipe sets training.threads.",
     )
     gpus_per_cell: float | None = Field(
         default=None, ge=0, description="GPUs of a worker, or a share of one; 1 where there are any."
     )
     workers_per_cell: int = Field(
-        default=1, gt=0, description="How many workers train a cell together, each with those CPUs and GPUs."
+        default=1, gt=0, le=4096, description="How many workers train a cell together, each with those CPUs and GPUs."
     )
 
     @field_validator("metric")
@@ -106,11 +114,13 @@ class StudySettings(Settings):
     @field_validator("seeds", mode="before")
     @classmethod
     def _list_of_seeds(cls, value: Any) -> Any:
+        if _is_number(value) and value > MOST_SEEDS:
+            raise ValueError(f"at most {MOST_SEEDS:,} seeds")
         seeds = list(range(value)) if _is_number(value) else value
         if not isinstance(seeds, Sequence) or isinstance(seeds, str) or not seeds:
             raise ValueError("a number of seeds, at least 1, or a list of them")
-        if not all(_is_number(seed) and seed >= 0 for seed in seeds):
-            raise ValueError("seeds are whole numbers of at least 0")
+        if not all(_is_number(seed) and 0 <= seed <= MOST_SEED for seed in seeds):
+            raise ValueError(f"seeds are whole numbers of at least 0 and at most {MOST_SEED}")
         if len(set(seeds)) < len(seeds):
             raise ValueError("a seed stands twice")
         return tuple(seeds)
@@ -281,12 +291,18 @@ def _recipe(document: Document, overrides: Sequence[str], catalog: Catalog, prob
             return Recipe.from_document(document.at("recipe"), catalog)
         if isinstance(given, str):
             folder = Path.cwd() if ("recipe",) in document.overrides else document.folder
-            return Recipe.load(folder / Path(given).expanduser(), overrides, catalog)
-        problems.append(Problem(document.place(("recipe",)), f"a recipe file, or the recipe itself, got {given!r}"))
+            of_recipe = override(load_yaml(folder / os.path.expanduser(given)), overrides)
+            if isinstance(of_recipe.data, Mapping) and "factors" in of_recipe.data:
+                raise RecipeError(Problem(document.place(("recipe",)), f"{quoted(given)} is a study; name a recipe"))
+            return Recipe.from_document(of_recipe, catalog)
+        problems.append(
+            Problem(document.place(("recipe",)), f"a recipe file, or the recipe itself, got {quoted(given)}")
+        )
     except RecipeError as error:
-        # The recipe's own overrides were given to the study.
+        # The recipe's own overrides were given to the study; a file that cannot be read is named in it.
         problems += [
-            Problem(problem.place.replace("--set ", "--set recipe.", 1), problem.message) for problem in error.problems
+            Problem(problem.place.replace("--set ", "--set recipe.", 1) or document.place(("recipe",)), problem.message)
+            for problem in error.problems
         ]
     return None
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetricks.cli.literal import LiteralConsole
+from finetricks.errors import printable
 
 WIDTH_OF_A_FILE = 120  # columns of a table that goes into a file or a pipe
 
@@ -42,18 +43,20 @@ def warn(message: str) -> None:
 
 
 def _say(label: str, style: str, message: str) -> None:
-    messages().print(Text.assemble((label, style), message), soft_wrap=True)
+    messages().print(Text.assemble((label, style), printable(message)), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # Names of files may hold bytes that are no text; in JSON they have escapes.
+    typer.echo("".join(c if not "\ud800" <= c <= "\udfff" else f"\\u{ord(c):04x}" for c in text))
 
 
 def print_pairs(pairs: Mapping[str, str]) -> None:
     """Print names and what belongs to them, aligned."""
     table = Table.grid(padding=(0, 2))
     for name, value in pairs.items():
-        table.add_row(escape(name), escape(value))
+        table.add_row(escape(printable(name)), escape(printable(value)))
     output().print(table)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from finetricks.errors import DataError, Problem
 from finetricks.settings import Data
-from finetricks.tasks.labels import Kind, encode, kind_of, listed, names_of
+from finetricks.tasks.labels import Kind, doubts, encode, kind_of, names_of
 from finetricks.tasks.sources import read_sources
 from finetricks.tasks.splits import draw_rows, draw_share
-from finetricks.tasks.table import for_each
+from finetricks.tasks.table import for_each, listed
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ def _notes(data: Data, kind: Kind, names: Sequence[str], splits: Mapping[str, Ex
     notes: list[str] = []
     if data.kind == "auto" and kind == "regression":
         notes.append("the labels are numbers with decimals, so this is a regression; `data.kind` can say otherwise")
+    if kind == "classification":
+        notes += doubts(names)
     for split, examples in splits.items():
         if kind == "classification" and (absent := sorted(set(range(len(names))) - set(examples.labels))):
             notes.append(f"{split} has no example of {listed([names[index] for index in absent])}")

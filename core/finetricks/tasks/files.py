@@ -6,13 +6,25 @@ import codecs
 import csv
 import io
 import json
+import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetricks.errors import DataError, Problem
-from finetricks.tasks.table import SHOWN, Table
+from finetricks.errors import DataError, Problem, quoted, shortened
+from finetricks.tasks.table import SHOWN, Table, listed
+from finetricks.text_file import content_of, decoded
+
+MOST_KEYS = 1_000
+"""Different keys of JSON Lines, above which most rows must have most of them."""
+
+MOST_ROWS_A_BYTE = 50
+"""Of a Parquet file: equal rows take next to no space there, and much in memory."""
+
+SHOWN_TEXT = 60
 
 
 def read_table(path: str | Path) -> Table:
@@ -25,10 +37,7 @@ def read_table(path: str | Path) -> Table:
     read = READERS.get(path.suffix.lower())
     if read is None:
         raise DataError(f"{path}: unknown kind of file; the kinds are {', '.join(READERS)}")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    content = content_of(path, DataError)
     if not content.removeprefix(codecs.BOM_UTF8).strip():
         raise DataError(Problem(path.name, "the file is empty"))
     table = read(path, content)
@@ -47,37 +56,15 @@ def read_texts(path: str | Path, column: str) -> list[str]:
     if path.suffix.lower() in READERS:
         lines = list(read_table(path).texts((column,))[column])
     else:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 text, at byte {error.start}; save the file as UTF-8") from None
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from None
+        lines = decoded(str(path), content_of(path, DataError), DataError).splitlines()
     found = [text for text in map(str.strip, lines) if text]
     if not found:
         raise DataError(f"{path}: the file holds no text")
     return found
 
 
-def _decode(path: Path, content: bytes) -> str:
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(Problem(f"{path.name}:1", "not UTF-8 but UTF-16; save the file as UTF-8"))
-    try:
-        text = content.removeprefix(codecs.BOM_UTF8).decode()
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        byte = error.object[error.start]
-        raise DataError(
-            Problem(f"{path.name}:{line}", f"not UTF-8: the byte 0x{byte:02x}; save the file as UTF-8")
-        ) from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(Problem(f"{path.name}:{line}", "holds a NUL byte, so it is not text; save the file as UTF-8"))
-    return text
-
-
 def _read_separated(path: Path, content: bytes, delimiter: str) -> Table:
-    rows = _separated_rows(path, _decode(path, content), delimiter)
+    rows = _separated_rows(path, decoded(path.name, content, DataError), delimiter)
     line, header = next(rows)
     _check_header(f"{path.name}:{line}", header)
     lines: list[int] = []
@@ -129,10 +116,9 @@ def _fields_of_any_length() -> Iterator[None]:
 
 
 def _check_header(place: str, names: list[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
-        listed = ", ".join(repr(name) for name in twice)
-        raise DataError(Problem(place, f"the header names {listed} more than once; rename all but one"))
+        raise DataError(Problem(place, f"the header names {listed(twice)} more than once; rename all but one"))
 
 
 def _read_csv(path: Path, content: bytes) -> Table:
@@ -147,33 +133,48 @@ def _read_json_lines(path: Path, content: bytes) -> Table:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     # Not splitlines(): JSON may hold U+2028 and its like within a text.
-    for number, line in enumerate(_decode(path, content).split("\n"), start=1):
+    for number, line in enumerate(re.split("\r\n|\r|\n", decoded(path.name, content, DataError)), start=1):
         if not line.strip():
             continue
+        place = f"{path.name}:{number}"
         try:
-            row = json.loads(line, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+            row = _parsed(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                Problem(f"{path.name}:{number}", f"not JSON Lines, one object a line: {error}{_array_hint(line)}")
-            ) from None
+            told = f"not JSON Lines, one object a line: {error}{_array_hint(line)}"
+            raise DataError(Problem(place, told)) from None
         if not isinstance(row, dict):
-            raise DataError(
-                Problem(f"{path.name}:{number}", f"not a JSON object: {line.strip():.60}{_array_hint(line)}")
-            )
+            told = f"not a JSON object: {shortened(line.strip()[:SHOWN_TEXT], SHOWN_TEXT)}{_array_hint(line)}"
+            raise DataError(Problem(place, told))
         rows.append(row)
         lines.append(number)
     names = list(dict.fromkeys(name for row in rows for name in row))
+    if len(names) > MOST_KEYS and len(names) * len(rows) > 100 * sum(map(len, rows)):
+        told = f"{len(names):,} different keys in {len(rows):,} rows; the keys are the columns, the same in all rows"
+        raise DataError(Problem(path.name, told))
     return Table(path.name, {name: [row.get(name) for row in rows] for name in names}, lines)
+
+
+def _parsed(line: str) -> Any:
+    row = json.loads(line, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite)
+    if "\\u" in line:  # only by escapes can JSON hold half of a pair
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{quoted(error.object[error.start])} is half of a surrogate pair, and no text") from None
+    return row
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"the number {shortened(text)} is too large")
+    return value
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        twice = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
-        raise ValueError(f"the key {twice!r} stands twice")
-    for name, value in pairs:
-        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError(f"the text of {name!r} holds half of a surrogate pair")
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {quoted(twice)} stands twice")
     return values
 
 
@@ -189,12 +190,24 @@ def _read_parquet(path: Path, content: bytes) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    failures = (pa.ArrowException, OSError, ValueError, TypeError, OverflowError)
     try:
-        table = pq.read_table(pa.BufferReader(content))
-    except (pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(pa.BufferReader(content))
+        if (there := file.metadata.num_rows) > MOST_ROWS_A_BYTE * len(content):
+            told = f"{there:,} rows in {len(content):,} bytes: nearly all of them are the same"
+            raise DataError(Problem(path.name, told))
+        table = file.read()
+        names = list(table.column_names)  # they need not be text
+    except failures as error:
         raise DataError(Problem(path.name, f"not a Parquet file: {error}")) from None
-    _check_header(path.name, table.column_names)
-    return Table(path.name, {name: table.column(name).to_pylist() for name in table.column_names})
+    _check_header(path.name, names)
+    columns: dict[str, list[Any]] = {}
+    for name in names:
+        try:
+            columns[name] = table.column(name).to_pylist()
+        except failures as error:  # text that is not UTF-8, a time that Python cannot hold
+            raise DataError(Problem(path.name, f"the column {quoted(name)} cannot be read: {error}")) from None
+    return Table(path.name, columns)
 
 
 READERS: dict[str, Callable[[Path, bytes], Table]] = {

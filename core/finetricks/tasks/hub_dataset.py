@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ class HubDataset:
     """
 
     def __init__(self, name: str, subset: str | None = None) -> None:
-        self.name = Path(name).name if Path(name).is_dir() else name
+        self.name = Path(name).name if os.path.isdir(name) else name
         with _quiet(), _explained(name):
             self._splits = _load(name, subset)
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Literal
 
-from finetricks.errors import DataError, Problem
+from finetricks.errors import DataError, Problem, quoted, shortened
 from finetricks.settings import Data
-from finetricks.tasks.table import Table
+from finetricks.tasks.table import SHOWN, Table, listed
 
 Kind = Literal["classification", "regression", "multi_label"]
 Columns = Mapping[str, Sequence[str]]
 """The label columns as text."""
 
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
-_SHOWN_NAMES = 20
+_LIKE_A_NUMBER = re.compile(r"\s*[-+]?\d[\d.,' \u00a0\u202f]*([eE][-+]?\d+)?\s*")
 _FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 
 
@@ -55,7 +56,7 @@ def names_of(kind: Kind, train: Table, columns: Columns) -> tuple[str, ...]:
         DataError: all rows have the same label, so there is nothing to learn.
     """
     if all(len(set(values)) == 1 for values in columns.values()):
-        same = ", ".join(f"{name}={values[0]}" for name, values in columns.items())
+        same = ", ".join(f"{shortened(name)}={shortened(values[0])}" for name, values in columns.items())
         raise DataError(Problem(train.source, f"all {len(train)} rows have the same label ({same}): nothing to learn"))
     if kind == "regression":
         return ()
@@ -65,6 +66,30 @@ def names_of(kind: Kind, train: Table, columns: Columns) -> tuple[str, ...]:
     if all(_NUMBER.fullmatch(name) for name in classes):
         return tuple(sorted(classes, key=lambda name: (float(name), name)))
     return tuple(sorted(classes))
+
+
+def doubts(names: Sequence[str]) -> list[str]:
+    """What someone may not have meant by these classes, a sentence each."""
+    found = []
+    odd = next((name for name in names if not _NUMBER.fullmatch(name)), None)
+    if odd is not None and all(_LIKE_A_NUMBER.fullmatch(name) for name in names):
+        found.append(
+            f"the labels are taken for classes: {quoted(odd)} is no number as it is written (a decimal point, and "
+            "nothing between thousands)"
+        )
+    alike: dict[Hashable, list[str]] = {}
+    for name in names:
+        alike.setdefault(_in_essence(name), []).append(name)
+    several = [group for group in alike.values() if len(group) > 1]
+    found += [f"the labels {' and '.join(map(quoted, group))} differ only in how they are written" for group in several]
+    return found if len(found) <= SHOWN else [*found[:SHOWN], f"and {len(found) - SHOWN} more such labels"]
+
+
+def _in_essence(name: str) -> Hashable:
+    """A label without spaces, case and the forms of Unicode; of a number its value."""
+    text = unicodedata.normalize("NFKC", name).strip().casefold()
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    return value if math.isfinite(value) else text
 
 
 def encode(
@@ -107,15 +132,9 @@ def _numbers(table: Table, columns: Columns, parse: Callable[[str], float | None
         parsed = [parse(value) for value in values]
         wrong = [row for row, number in enumerate(parsed) if number is None]
         if wrong:
-            what = f"the label column {name!r} holds {values[wrong[0]]!r}, expected {expected}"
+            what = f"the label column {name!r} holds {quoted(values[wrong[0]])}, expected {expected}"
             problems.append(table.problem_of(wrong, what))
         numbers.append([number for number in parsed if number is not None])
     if problems:
         raise DataError(problems)
     return numbers
-
-
-def listed(names: Sequence[str]) -> str:
-    """Label names for a message, the first of them where there are many."""
-    shown = ", ".join(repr(name) for name in names[:_SHOWN_NAMES])
-    return shown if len(names) <= _SHOWN_NAMES else f"{shown} and {len(names) - _SHOWN_NAMES} more"

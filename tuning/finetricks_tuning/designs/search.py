@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from finetricks.errors import InputError
+from finetricks.settings import MOST_SEED
 from finetricks.stack import Named, conflicts
-from finetricks_tuning.configurations import Configuration, LeftOut
+from finetricks_tuning.configurations import MOST, Configuration, LeftOut
 from finetricks_tuning.contrasts import Contrast, Levels
 from finetricks_tuning.designs.base import Design, Mistake, combinations_of
 from finetricks_tuning.factors import Factor, Level, Range
@@ -40,10 +41,14 @@ class Search(Design):
     estimand: ClassVar[str] = "each configuration against the baseline"
     adaptive: ClassVar[bool] = True
 
-    configurations: int = Field(ge=2, description="How many to run, the baseline among them.")
-    at_once: int = Field(default=4, ge=1, description="How many are proposed before results are looked at again.")
+    configurations: int = Field(ge=2, le=MOST, description="How many to run, the baseline among them.")
+    at_once: int = Field(
+        default=4, ge=1, le=MOST, description="How many are proposed before results are looked at again."
+    )
     startup: int = Field(default=10, ge=0, description="So many are drawn at random before results guide the search.")
-    seed: int = Field(default=0, ge=0, description="Draws the proposals; the runs' own seeds are others.")
+    seed: int = Field(
+        default=0, ge=0, le=MOST_SEED - MOST, description="Draws the proposals; the runs' own seeds are others."
+    )
 
     def mistakes(self, factors: Sequence[Factor]) -> Iterator[Mistake]:
         there = math.inf if any(level.ranges for f in factors for level in f.levels) else combinations_of(factors)

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from finetricks_tuning.configurations import Configuration
+from finetricks_tuning.configurations import MOST, Configuration
 from finetricks_tuning.contrasts import Contrast, Levels, averaged
-from finetricks_tuning.designs.base import MOST, Design, Mistake, several_levels
+from finetricks_tuning.designs.base import Design, Mistake, several_levels
 from finetricks_tuning.designs.fraction import Fraction, fraction
 from finetricks_tuning.factors import Factor
 

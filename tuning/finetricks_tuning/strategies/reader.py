@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetricks.errors import InputError, Problem, suggest
+from finetricks.errors import InputError, Problem, quoted, suggest
 from finetricks.validation import problems_of
 from finetricks.yaml_file import Loc
 from finetricks_tuning.strategies import STRATEGIES, Strategy
@@ -20,10 +20,10 @@ def read_strategy(given: Any, place: Callable[[Loc], str], problems: list[Proble
     name, options = next(iter(given.items())) if isinstance(given, Mapping) and len(given) == 1 else (given, None)
     if not isinstance(name, str) or name not in STRATEGIES:
         near = suggest(name, STRATEGIES) if isinstance(name, str) else ""
-        problems.append(Problem(place(("strategy",)), f"no such strategy{near}; give {FORMS}, got {given!r}"))
+        problems.append(Problem(place(("strategy",)), f"no such strategy{near}; give {FORMS}, got {quoted(given)}"))
         return None
     if not isinstance(options, Mapping | None):
-        problems.append(Problem(place(("strategy", name)), f"options by name, got {options!r}"))
+        problems.append(Problem(place(("strategy", name)), f"options by name, got {quoted(options)}"))
         return None
     try:
         return STRATEGIES[name].model_validate(dict(options or {}))
