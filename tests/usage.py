@@ -37,8 +37,8 @@ class Usage:
 def usage() -> Usage:
     gc.collect()
     objects = gc.get_objects()
-    # By the type, not by isinstance: of a lazy proxy that would run its code.
-    alive = [thing for thing in objects if issubclass(type(thing), torch.Tensor)]
+    # By the type, not by isinstance: of a lazy proxy that would run its code; what a compiler traces with has no bytes.
+    alive = [thing for thing in objects if type(thing) in (torch.Tensor, torch.nn.Parameter)]
     return Usage(
         tensors=len(alive),
         tensor_bytes=sum(tensor.nbytes for tensor in alive),

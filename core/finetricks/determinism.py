@@ -24,23 +24,23 @@ class Facts:
         device: `cpu` or `cuda`.
         device_name: of the GPU; the instruction set that torch uses on a CPU.
         threads: of torch within an operation, on the CPU.
-        ranks: the processes that train together.
         deterministic_algorithms: `on`, `warn_only` or `off`: `torch.use_deterministic_algorithms`.
         cudnn_deterministic: `torch.backends.cudnn.deterministic`.
         cudnn_benchmark: `torch.backends.cudnn.benchmark`.
         cublas_workspace: the environment's `CUBLAS_WORKSPACE_CONFIG`.
         tf32: whether matrix products of float32 may be rounded to TF32: fewer bits, though always the same.
+        ranks: the processes that train together.
     """
 
     device: str
     device_name: str
     threads: int
-    ranks: int = 1
     deterministic_algorithms: str = "off"
     cudnn_deterministic: bool = False
     cudnn_benchmark: bool = False
     cublas_workspace: str | None = None
     tf32: bool = False
+    ranks: int = 1
 
 
 def facts(ranks: int = 1) -> Facts:
