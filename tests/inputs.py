@@ -204,7 +204,7 @@ def plan(content: bytes, folder: Path) -> None:
 def metrics(content: bytes, folder: Path) -> None:
     """A cell's metrics, of which a report draws curves."""
     where = study_folder(folder)
-    with _changed(cell_folder(where, "baseline/0"), METRICS, content):
+    with _changed(cell_folder(where, "baseline-0"), METRICS, content):
         curves = learning_curves(where, good_plan(), CONFIGURATIONS)
         assert all(
             isinstance(value, float) for curve in curves.values() for values in curve.values() for value in values
@@ -214,7 +214,7 @@ def metrics(content: bytes, folder: Path) -> None:
 def predictions(content: bytes, folder: Path) -> None:
     """A cell's predictions, of which a report makes intervals over the examples."""
     where = study_folder(folder)
-    with _changed(cell_folder(where, "baseline/0"), "predictions/valid.csv", content):
+    with _changed(cell_folder(where, "baseline-0"), "predictions/valid.csv", content):
         json.dumps(summarise(where).to_dict())
 
 
@@ -388,7 +388,7 @@ def good_plan() -> Manifest:
         study={"recipe": {"model": "m"}, "factors": ["stlr"], "design": "ablation", "strategy": "full"}
         | {"seeds": [0, 1, 2], "metric": "accuracy", "alpha": 0.05},
         configurations=LEVELS,
-        cells=tuple(PlannedCell(f"{name}/{seed}", name, seed) for seed in range(3) for name in CONFIGURATIONS),
+        cells=tuple(PlannedCell(f"{name}-{seed}", name, seed) for seed in range(3) for name in CONFIGURATIONS),
         left_out=(),
         greater_is_better=True,
         valid_examples=4,
@@ -399,7 +399,7 @@ def good_plan() -> Manifest:
 def good_ledger() -> list[Trial]:
     return [
         Trial(
-            f"{name}/{seed}", name, LEVELS[name], {}, seed, "finished", {"valid": {"accuracy": 0.5 + 0.1 * seed}}, 1.0
+            f"{name}-{seed}", name, LEVELS[name], {}, seed, "finished", {"valid": {"accuracy": 0.5 + 0.1 * seed}}, 1.0
         )
         for seed in range(3)
         for name in CONFIGURATIONS

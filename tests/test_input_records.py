@@ -12,7 +12,7 @@ import pytest
 
 import tiny
 from finetricks.checkpoint import MANIFEST
-from finetricks.folder import METRICS, RECIPE, RESULT
+from finetricks.folder import METRICS, RECIPE, RESULT, VERSIONS
 from finetricks_tuning.cell_run import cell_folder
 from finetricks_tuning.manifest import FILE as PLAN
 from finetricks_tuning.summary import LEDGER
@@ -174,7 +174,7 @@ def test_a_combination_that_only_the_fresh_seeds_ran_is_no_mistake(study: Path) 
         "effect": None,
     }
     cells = [
-        {"key": f"{name}/{seed}", "configuration": name, "seed": seed}
+        {"key": f"{name}-{seed}", "configuration": name, "seed": seed}
         for name in ("baseline", "stlr + l2")
         for seed in (7, 8)
     ]
@@ -217,7 +217,7 @@ def test_predictions_that_are_none_leave_a_report_without_that_interval(
     what: str, study: Path, record_property: Callable[[str, object], None]
 ) -> None:
     content = PREDICTED[what]
-    path = cell_folder(study, "stlr/1") / "predictions" / "valid.csv"
+    path = cell_folder(study, "stlr-1") / "predictions" / "valid.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     answer = command("report", study, "--format", "json")
     assert answer.code == 0, answer.err
@@ -262,7 +262,7 @@ FOLDERS: dict[str, tuple[str, str | bytes, tuple[str, ...]]] = {
     "a result of bytes": (RESULT, b"\xff\xfe\x00", ("result.json:1", "UTF-16")),
     "a recipe of nothing": (RECIPE, "", ("recipe.yaml:1", "is no recipe of a run")),
     "a recipe that is a list": (RECIPE, "- 1\n", ("recipe.yaml:1", "is no recipe of a run")),
-    "a recipe without data": (RECIPE, "training: {}\n", ("recipe.yaml:1", "lacks `data` or `training`")),
+    "a recipe without data": (RECIPE, "training: {}\n", ("recipe.yaml:1", "Input should be")),
     "a recipe of code": (RECIPE, "!!python/object/apply:os.system [ls]\n", ("recipe.yaml:1", "is not known here")),
     "a recipe with an unknown trick": (RECIPE, RUN.replace("[]", "[nonesuch]"), ("tricks.0.nonesuch", "unknown trick")),
     "a recipe with a bad column": (RECIPE, RUN.replace("text: text", "text: 5"), ("recipe.yaml data.text", "got 5")),
@@ -292,6 +292,7 @@ def test_a_run_whose_records_something_changed_is_not_resumed(tmp_path: Path) ->
     run.mkdir()
     for content, told in (("[]", "is no recipe of a run"), ("data: {}\ntraining: {}\n", "of another recipe")):
         (run / RECIPE).write_text(content)
+        (run / VERSIONS).write_text("{}")
         command("train", task / "recipe.yaml", "--out", run, "--resume").refuses(told)
         assert os.listdir(run) == [RECIPE]
 

@@ -290,7 +290,7 @@ def test_a_corpus_that_cannot_be_read_is_an_error(tmp_path) -> None:
         read("missing.txt")
     with pytest.raises(DataError, match="blank.txt: the file holds no text"):
         read("blank.txt")
-    with pytest.raises(DataError, match="not UTF-8 text"):
+    with pytest.raises(DataError, match="binary:1: not UTF-8 but UTF-16"):
         read("binary")
     with pytest.raises(DataError, match="no column 'text'; its columns are id, body"):
         read("a.csv")

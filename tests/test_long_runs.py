@@ -67,7 +67,8 @@ def flat(samples: list[Usage]) -> None:
     """Nothing that is alive grows; of what Python and the allocator keep, no more than a few objects and pages."""
     assert len(samples) == SAMPLES
     grown = growth(samples[1:])  # what other tests left may still be there at the first
-    assert max(grown["tensors"], grown["files"], grown["threads"]) <= 0
+    assert grown["tensors"] <= 0
+    assert max(grown["files"], grown["threads"]) < 1  # what other tests left may open one or two
     assert grown["tensor_bytes"] < ACTIVATIONS
     assert grown["objects"] < 10
     assert samples[-1].resident - samples[1].resident < RESIDENT

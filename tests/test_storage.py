@@ -22,7 +22,7 @@ from finetricks.cli import main
 from finetricks.errors import InputError
 from finetricks.runner import run
 from finetricks.storage import StorageError
-from killing import Place, in_child
+from killing import Kill, Kind, Place, in_child
 from recorded import may_mount
 
 PLUGIN = Path(__file__).parent / "storage_tricks.py"
@@ -113,7 +113,7 @@ def test_files_that_may_not_grow_are_as_good_as_a_full_disk(task: Path, tmp_path
             code = main(command(tmp_path, recipe, out))
         (tmp_path / "code").write_text(str(code))
 
-    assert in_child(act) == 0
+    assert in_child(act, out) == 0
     assert (tmp_path / "code").read_text() == "1"
     check_message((tmp_path / "said").read_text(), out, "File too large")
     assert steps_saved(out) == ["step-00000002", "step-00000004"]
@@ -128,18 +128,18 @@ def test_wherever_the_disk_is_full_the_run_goes_on_to_the_same_bits(tmp_path: Pa
     recipe = killing.every.recipe(*names, checkpoint=3)
     whole = tmp_path / "whole"
     places = killing.whole(recipe, names, whole)
-    writing = [index for index, place in enumerate(places) if place.what == "writing"]
+    writing = [place for place in places if place.kind.what == "writing"]
     expected = killing.state(whole)
-    for at in writing[:: max(len(writing) // 6, 1)]:
-        folder, said = tmp_path / f"at{at}", tmp_path / f"said{at}"
+    for number, at in enumerate(writing[:: max(len(writing) // 6, 1)]):
+        folder, said = tmp_path / f"at{number}", tmp_path / f"said{number}"
 
-        def act(at: int = at, folder: Path = folder, said: Path = said) -> None:
-            left = at
+        def act(at: Place = at, folder: Path = folder, said: Path = said) -> None:
+            left = at.number
 
-            def passed(place: Place) -> None:
+            def passed(kind: Kind, step: int, kill: Kill) -> None:
                 nonlocal left
-                left -= 1
-                if left < 0 and place.what == "writing":
+                left -= (kind, step) == (at.kind, at.step)
+                if left < 0 and kind.what == "writing":
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
             killing.watch(folder, passed)
@@ -148,7 +148,7 @@ def test_wherever_the_disk_is_full_the_run_goes_on_to_the_same_bits(tmp_path: Pa
             except StorageError as error:
                 said.write_text(error.reason)
 
-        assert in_child(act) == 0
+        assert in_child(act, folder) == 0
         assert said.read_text() == "No space left on device", f"at {at} of {len(places)}"
         killing.resumed(recipe, names, folder)
         assert killing.differences(killing.state(folder), expected) == []

@@ -125,11 +125,12 @@ def test_killed_interrupted_twice_and_robbed_of_a_worker_it_equals_an_undisturbe
     assert ledger.read_text().startswith(after_interrupt)
     assert lines(ledger) == 12  # no cell ran twice
 
-    # What was lost went on from its checkpoint: of each, at most the steps since then were done twice.
+    # What was lost went on from its checkpoint: each kill finds two cells at most, and one of these may have been
+    # writing its checkpoint.
     runs = [run.steps for run in runs_of(record)]
     lost = [steps for steps in runs if steps[-1] < STEPS - 1]
     assert 3 <= len(lost) <= 5
-    assert sum(map(len, runs)) <= 12 * STEPS + len(lost) * EVERY
+    assert sum(map(len, runs)) <= 12 * STEPS + 3 * 2 * 2 * EVERY
     assert all(steps[0] % EVERY == 0 for steps in runs)
     assert sum(steps[0] > 0 for steps in runs) >= sum(steps[-1] >= EVERY for steps in lost) >= 3
     equals_undisturbed(study(task, record, seconds=0.2), tmp_path / "out", tmp_path / "undisturbed")

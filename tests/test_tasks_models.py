@@ -261,7 +261,7 @@ def rename_weights(folder) -> None:
     ("damage", "message"),
     [
         (set_config(model_type="nonesuch"), "model type `nonesuch` but Transformers does not recognize"),
-        (set_config(model_type="own", auto_map={"AutoConfig": "own.Config"}), "contains custom code"),
+        (set_config(model_type="own", auto_map={"AutoConfig": "own.Config"}), "comes with code of its own"),
         (set_config(hidden_size=4), "do not fit its config.json: other shapes for bert."),
         (lambda folder: (folder / "config.json").write_text("{"), "not a valid JSON file"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),

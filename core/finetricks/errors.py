@@ -121,9 +121,16 @@ def shortened(name: str, most: int = SHOWN) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+# C0 and DEL as their pictures; C1 (0x9b begins a command, too), what turns the direction of writing, and halves of
+# pairs (which cannot be written at all) as a mark.
+_SHOWN = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
+_SHOWN |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd")
+_SHOWN |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
+
+
 def printable(text: str) -> str:
-    """A text without what a terminal would act on: control characters, changes of direction, halves of pairs."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    """`text` with a visible sign for each character that a terminal would obey, but for line breaks and tabs."""
+    return text.translate(_SHOWN)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

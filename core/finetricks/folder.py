@@ -144,8 +144,8 @@ class RunFolder:
 
         document = load_yaml(self.path / RECIPE)
         given = document.data
-        if not isinstance(given, dict) or not all(isinstance(given.get(key), dict) for key in ("data", "training")):
-            raise InputError(Problem(document.place(()), "is no recipe of a run: it lacks `data` or `training`"))
+        if not isinstance(given, dict) or not isinstance(given.get("training"), dict):
+            raise InputError(Problem(document.place(()), "is no recipe of a run: it lacks `training`"))
         return given
 
     def write_result(self, result: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,7 @@ def predict(
 
 def _finished(folder: str | Path) -> RunFolder:
     run = RunFolder(folder)
-    if not (run.path / RECIPE).is_file():
+    if not os.path.isfile(run.path / RECIPE):  # of a name that is too long, too
         raise InputError(f"{run.path} holds no run: it has no {RECIPE}")
     if run.result() is None:
         raise InputError(f"{run.path} holds no finished run with a model; finish it with --resume")
@@ -95,10 +96,11 @@ def _finished(folder: str | Path) -> RunFolder:
 
 
 def _columns(written: dict[str, Any]) -> tuple[str, ...]:
+    given = written.get("data")
     try:
-        return Data.model_validate(written["data"]).text_columns
+        return Data.model_validate(given).text_columns
     except ValidationError as error:
-        problems = problems_of(error, Data, written["data"], ("data",), Document(written).place)
+        problems = problems_of(error, Data, given, ("data",), Document(written).place)
         raise RecipeError([Problem(f"{RECIPE} {problem.place}", problem.message) for problem in problems]) from None
 
 
