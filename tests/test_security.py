@@ -187,16 +187,31 @@ def test_a_run_is_not_written_through_a_link(finished: Path, task: Path, tmp_pat
     assert content(elsewhere) == {"valid.csv": b"precious"}
 
 
-def test_overwriting_removes_nothing_but_a_run(finished: Path, task: Path, tmp_path: Path) -> None:
+def test_overwriting_removes_nothing_but_a_run(
+    finished: Path, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
     project = tmp_path / "project"
     project.mkdir()
     (project / "recipe.yaml").write_text(recipe_of(task).to_yaml())
+    (project / "versions.json").write_text("[]")
     (project / "thesis.tex").write_text("years of work")
     before = content(project)
     with pytest.raises(InputError, match="not empty and holds no run"):
         run(recipe_of(task), project, overwrite=True)
     assert content(project) == before
+    for name in ("recipe.yaml", "thesis.tex"):
+        (project / name).unlink()
+    with pytest.raises(InputError, match="not empty and holds no run"):
+        run(recipe_of(task), project)
     folder = shutil.copytree(finished, tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # in the middle of it
+        patch.setattr(shutil, "rmtree", interrupted)
+        run(recipe_of(task), folder, overwrite=True)
+    assert {"recipe.yaml", "versions.json", "model"} <= {path.name for path in folder.iterdir()}
+    assert not (folder / "result.json").exists()
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"also holds notes\.txt, which no run has written"):
         run(recipe_of(task), folder, overwrite=True)
@@ -204,13 +219,51 @@ def test_overwriting_removes_nothing_but_a_run(finished: Path, task: Path, tmp_p
 
 
 def test_overwriting_removes_nothing_but_a_study(study: Study, tmp_path: Path) -> None:
-    (tmp_path / "study.yaml").write_text(study.to_yaml())
-    (tmp_path / "thesis.tex").write_text("years of work")
+    with writing(tmp_path, study, overwrite=False):
+        (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"also holds thesis\.tex, which no study has written"):
         check_folder(tmp_path, study, resume=False, overwrite=True)
 
 
-@pytest.mark.parametrize("name", ["cells", "plans", "cells/one/model", "summary.json"])
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_a_project_with_a_study_that_was_never_run_is_left_alone(study: Study, tmp_path: Path, how: str) -> None:
+    (tmp_path / "data_sets").mkdir()
+    (tmp_path / "data_sets" / "mine.csv").write_text("text,label")
+    (tmp_path / "study.yaml").write_text(study.to_yaml())
+    with pytest.raises(InputError, match="is not empty and holds no study"):
+        sweep(study, tmp_path, **{how: True})
+    assert content(tmp_path).keys() == {"study.yaml", "data_sets/mine.csv"}
+
+
+@pytest.mark.parametrize("place", ["", "data_sets/one"])
+def test_links_that_wandb_makes_among_its_own_files_are_no_obstacle(study: Study, tmp_path: Path, place: str) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "study"
+    elsewhere.mkdir()
+    (elsewhere / "log").write_text("precious")
+    own = folder / place / "wandb" / "stlr-seed0" / "wandb"
+    with writing(folder, study, overwrite=False):
+        own.mkdir(parents=True)
+        (own / "latest-run").symlink_to(elsewhere)
+    check_folder(folder, study, resume=True, overwrite=False)
+    check_folder(folder, study, resume=False, overwrite=True)
+    with writing(folder, study, overwrite=True):
+        assert not own.exists()
+    assert content(elsewhere) == {"log": b"precious"}
+
+
+@pytest.mark.parametrize("name", ["plans/0.svg", "data_sets", "cells.json"])
+def test_a_report_shows_nothing_through_a_link(study: Study, tmp_path: Path, name: str) -> None:
+    folder = test_merge.write(study, tmp_path / "study")
+    (tmp_path / "secret").write_text("<svg>secret</svg>")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="is a symbolic link"):
+        write_results(folder)
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["cells", "plans", "cells/one/model", "summary.json", "wandb", "wandb/one", "wandb/one/wandb"])
 def test_a_study_is_not_written_through_a_link(study: Study, tmp_path: Path, name: str) -> None:
     with writing(tmp_path / "study", study, overwrite=False):
         pass

@@ -44,7 +44,16 @@ class RunFolder:
     @property
     def is_run(self) -> bool:
         """Whether a run has begun here. A recipe alone is none: its author may keep it in a folder of their own."""
-        return (self.path / RECIPE).is_file() and (self.path / VERSIONS).is_file()
+        return (self.path / RECIPE).is_file() and self._is_begun
+
+    @property
+    def _is_begun(self) -> bool:
+        """Whether its versions.json is a run's: what a kill leaves, and no file of somebody's own."""
+        try:
+            written = json.loads((self.path / VERSIONS).read_bytes())
+        except (OSError, ValueError):
+            return False
+        return isinstance(written, dict) and {"libraries", "tricks"} <= written.keys()
 
     def check(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         """Refuse what `recipe` may not be written to. Changes nothing.
@@ -58,7 +67,7 @@ class RunFolder:
             raise InputError("resume and overwrite exclude one another: continue the run, or replace it")
         if self.path.is_file():
             raise InputError(f"{self.path} is a file; name a folder")
-        if not self.path.is_dir() or holds_nothing(self.path, {VERSIONS}):
+        if not self.path.is_dir() or holds_nothing(self.path, {VERSIONS} if self._is_begun else ()):
             return
         if not self.is_run:
             raise InputError(f"{self.path} is not empty and holds no run; name a new or an empty folder")
@@ -86,9 +95,12 @@ class RunFolder:
         write_atomically(self.path / RECIPE, recipe.to_yaml())  # from here on it is a run's
 
     def clear(self) -> None:
-        """Remove the run, and nothing else. What says that it is one goes last: a kill leaves it to be removed."""
-        last = (RECIPE, VERSIONS)
-        for path in sorted(self.path.iterdir(), key=lambda path: last.index(path.name) + 1 if path.name in last else 0):
+        """Remove the run, and nothing else.
+
+        What says that it is finished goes first, what says that it is one goes last: a kill leaves it to be removed.
+        """
+        order = {RESULT: -1, RECIPE: 1, VERSIONS: 2}
+        for path in sorted(self.path.iterdir(), key=lambda path: order.get(path.name, 0)):
             if _is_own(path.name):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
