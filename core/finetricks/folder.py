@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 import shutil
@@ -14,6 +13,7 @@ from finetricks.atomic import holds_nothing, is_partial, refuse_links, remove_pa
 from finetricks.checkpoint import Checkpoints
 from finetricks.determinism import record
 from finetricks.errors import CheckpointError, InputError
+from finetricks.libraries import versions_of_libraries
 
 if TYPE_CHECKING:
     from finetricks.recipe import Recipe
@@ -132,20 +132,10 @@ def _is_own(name: str) -> bool:
 
 def versions(recipe: Recipe) -> dict[str, Any]:
     """What the run was made with: interpreter, libraries, and the distributions of its tricks."""
-    libraries = (
-        "finetricks",
-        "torch",
-        "transformers",
-        "accelerate",
-        "datasets",
-        "tokenizers",
-        "safetensors",
-        "numpy",
-    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": {name: importlib.metadata.version(name) for name in libraries},
+        "libraries": versions_of_libraries(),
         "tricks": {name: recipe.catalog.origin_of(name) for name, _ in recipe.tricks},
     }
 

@@ -111,7 +111,7 @@ def writing(folder: Path, study: Study, *, overwrite: bool) -> Iterator[None]:
 
 
 def _empty(folder: Path) -> None:
-    """Remove a study but for what says that there is one: a kill leaves it to be removed, and never without its cells."""
+    """Remove a study but for what says that there is one: a kill leaves one to be removed that has no results."""
     first = (LEDGER, PLAN)  # what says which cells are done
     for path in sorted(folder.iterdir(), key=lambda path: path.name not in first):
         if _is_own(path.name) and path.name not in (LOCK, STUDY):
