@@ -98,6 +98,11 @@ def test_a_link_in_the_files_place_is_replaced_not_followed(tmp_path: Path) -> N
     assert ((tmp_path / "precious").read_text(), (tmp_path / "x").read_text()) == ("kept", "new")
 
 
+def test_a_long_name_in_any_script_can_be_written(tmp_path: Path) -> None:
+    write_atomically(tmp_path / ("数" * 80), "new")
+    assert (tmp_path / ("数" * 80)).read_text() == "new"
+
+
 @pytest.mark.parametrize("name", ["link", "within/link"])
 def test_a_link_in_a_folder_is_refused_but_the_folder_may_be_one(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "folder"

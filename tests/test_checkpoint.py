@@ -72,10 +72,6 @@ def flip(at: float) -> Callable[[Path], None]:
     return damage
 
 
-def write(text: str) -> Callable[[Path], None]:
-    return lambda path: path.write_text(text) and None
-
-
 DAMAGES = {
     "removed": remove,
     "folder": become_a_folder,
@@ -111,7 +107,6 @@ OF_MANIFEST = {
             )
             for how, text in OF_MANIFEST.items()
         ),
-        pytest.param("extra.pkl", write("whatever"), id="an extra file"),
     ],
 )
 def test_a_damaged_one_is_passed_over_with_a_message(
@@ -138,8 +133,47 @@ def test_one_that_was_passed_over_is_not_among_those_that_are_kept(tmp_path: Pat
     assert checkpoints.newest()["global_step"] == step
 
 
-def test_what_a_file_browser_leaves_is_no_damage(tmp_path: Path) -> None:
+def test_more_than_two_can_be_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=4)
+    for step in range(1, 7):
+        checkpoints.save(step, state(step))
+        assert checkpoints.steps() == list(range(max(step - 3, 1), step + 1))
+
+
+CPU_MEMORY = (
+    "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "error"),
+    [
+        *((checkpoint, "_facts", OSError(code, os.strerror(code))) for code in (errno.EIO, errno.EMFILE, errno.EACCES)),
+        (torch, "load", RuntimeError(CPU_MEMORY)),
+        (torch, "load", MemoryError()),
+        (checkpoint, "load_file", OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))),
+    ],
+)
+def test_one_that_cannot_be_read_at_the_moment_is_neither_damaged_nor_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, error: Exception
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state(step))
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(module, name, fails)
+        checkpoints.newest()
+    assert checkpoints.newest()["global_step"] == 2
+    Checkpoints(tmp_path).save(1, state(1))
+    assert checkpoints.steps() == [1, 2]
+
+
+def test_what_others_put_beside_it_is_no_damage(tmp_path: Path) -> None:
     (Checkpoints(tmp_path).save(1, state(1)) / ".DS_Store").write_bytes(b"1")
+    (tmp_path / "step-00000001" / "notes.txt").write_bytes(b"1")
     (tmp_path / "step-2 (copy)").mkdir()
     (tmp_path / "step-00000003").write_text("a file")
     assert Checkpoints(tmp_path).newest()["global_step"] == 1

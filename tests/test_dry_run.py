@@ -19,6 +19,7 @@ from finetricks.errors import InputError
 from finetricks.recipe import Recipe
 from finetricks.runner import run, task_of
 from finetricks_tuning.dry_run import dry_run, makespan
+from finetricks_tuning.folder import writing
 from finetricks_tuning.ledger import Ledger
 from finetricks_tuning.probe import Cost, probe
 from finetricks_tuning.study import Study
@@ -137,8 +138,8 @@ def test_what_is_left_out_is_listed_and_the_table_tells_the_total(
 
 def test_another_study_in_the_folder_is_refused(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "study.yaml").write_text(load(file, "recipe.training.epochs=9").to_yaml())
+    with writing(out, load(file, "recipe.training.epochs=9"), overwrite=False):
+        pass
     with pytest.raises(InputError, match="holds another study"):
         dry_run(load(file), out)
 

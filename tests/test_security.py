@@ -7,9 +7,7 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,11 @@ import test_report
 import tiny
 from attacks import Attack
 from finetricks import InputError, ModelError, Recipe, RecipeError, load, predict, run
+from finetricks.catalog import installed
 from finetricks.checkpoint import MANIFEST, STATE, WEIGHTS, write_manifest
 from finetricks.cli import main
 from finetricks.cli.console import messages, new_table
+from finetricks.errors import printable
 from finetricks_plugins.language_model.cache import Entry
 from finetricks_tuning.cell_run import cell_folder
 from finetricks_tuning.folder import OWN, check_folder, writing
@@ -149,7 +149,7 @@ def test_yaml_makes_plain_values_only(tmp_path: Path, text: str, capsys: pytest.
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_what_ray_would_restore_is_never_opened(study: Study, tmp_path: Path) -> None:
+def test_what_ray_would_restore_is_never_opened(study: Study, tmp_path: Path, swept: Swept) -> None:
     one = test_merge.write(study, tmp_path / "one")
     other = test_merge.write(study, tmp_path / "other")
     attack = Attack(tmp_path / "owned")
@@ -159,8 +159,8 @@ def test_what_ray_would_restore_is_never_opened(study: Study, tmp_path: Path) ->
     for form in (markdown, card, cells_csv):
         assert form(results_of(one), one)
     merge([one, other], tmp_path / "merged")
-    assert sweep(study, one, resume=True).complete
     attack.check_harmless_but_armed(*(one / name for name in OF_RAY))
+    swept.attack.check_harmless_but_armed(*(swept.folder / name for name in OF_RAY))
 
 
 # -- no way out of a folder ------------------------------------------------------------------------------
@@ -186,16 +186,31 @@ def test_a_run_is_not_written_through_a_link(finished: Path, task: Path, tmp_pat
     assert content(elsewhere) == {"valid.csv": b"precious"}
 
 
-def test_overwriting_removes_nothing_but_a_run(finished: Path, task: Path, tmp_path: Path) -> None:
+def test_overwriting_removes_nothing_but_a_run(
+    finished: Path, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
     project = tmp_path / "project"
     project.mkdir()
     (project / "recipe.yaml").write_text(recipe_of(task).to_yaml())
+    (project / "versions.json").write_text("[]")
     (project / "thesis.tex").write_text("years of work")
     before = content(project)
     with pytest.raises(InputError, match="not empty and holds no run"):
         run(recipe_of(task), project, overwrite=True)
     assert content(project) == before
+    for name in ("recipe.yaml", "thesis.tex"):
+        (project / name).unlink()
+    with pytest.raises(InputError, match="not empty and holds no run"):
+        run(recipe_of(task), project)
     folder = shutil.copytree(finished, tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # in the middle of it
+        patch.setattr(shutil, "rmtree", interrupted)
+        run(recipe_of(task), folder, overwrite=True)
+    assert {"recipe.yaml", "versions.json", "model"} <= {path.name for path in folder.iterdir()}
+    assert not (folder / "result.json").exists()
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"also holds notes\.txt, which no run has written"):
         run(recipe_of(task), folder, overwrite=True)
@@ -203,13 +218,53 @@ def test_overwriting_removes_nothing_but_a_run(finished: Path, task: Path, tmp_p
 
 
 def test_overwriting_removes_nothing_but_a_study(study: Study, tmp_path: Path) -> None:
-    (tmp_path / "study.yaml").write_text(study.to_yaml())
-    (tmp_path / "thesis.tex").write_text("years of work")
+    with writing(tmp_path, study, overwrite=False):
+        (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"also holds thesis\.tex, which no study has written"):
         check_folder(tmp_path, study, resume=False, overwrite=True)
 
 
-@pytest.mark.parametrize("name", ["cells", "plans", "cells/one/model", "summary.json"])
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_a_project_with_a_study_that_was_never_run_is_left_alone(study: Study, tmp_path: Path, how: str) -> None:
+    (tmp_path / "data_sets").mkdir()
+    (tmp_path / "data_sets" / "mine.csv").write_text("text,label")
+    (tmp_path / "study.yaml").write_text(study.to_yaml())
+    with pytest.raises(InputError, match="is not empty and holds no study"):
+        sweep(study, tmp_path, **{how: True})
+    assert content(tmp_path).keys() == {"study.yaml", "data_sets/mine.csv"}
+
+
+@pytest.mark.parametrize("place", ["", "data_sets/one"])
+def test_links_that_wandb_makes_among_its_own_files_are_no_obstacle(study: Study, tmp_path: Path, place: str) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "study"
+    elsewhere.mkdir()
+    (elsewhere / "log").write_text("precious")
+    own = folder / place / "wandb" / "stlr-seed0" / "wandb"
+    with writing(folder, study, overwrite=False):
+        own.mkdir(parents=True)
+        (own / "latest-run").symlink_to(elsewhere)
+    check_folder(folder, study, resume=True, overwrite=False)
+    check_folder(folder, study, resume=False, overwrite=True)
+    with writing(folder, study, overwrite=True):
+        assert not own.exists()
+    assert content(elsewhere) == {"log": b"precious"}
+
+
+@pytest.mark.parametrize("name", ["plans/0.svg", "data_sets", "cells.json"])
+def test_a_report_shows_nothing_through_a_link(study: Study, tmp_path: Path, name: str) -> None:
+    folder = test_merge.write(study, tmp_path / "study")
+    (tmp_path / "secret").write_text("<svg>secret</svg>")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="is a symbolic link"):
+        write_results(folder)
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["cells", "plans", "cells/one/model", "summary.json", "wandb", "wandb/one", "wandb/one/wandb"]
+)
 def test_a_study_is_not_written_through_a_link(study: Study, tmp_path: Path, name: str) -> None:
     with writing(tmp_path / "study", study, overwrite=False):
         pass
@@ -334,7 +389,11 @@ def test_a_page_shows_what_it_is_given_and_obeys_none_of_it() -> None:
 
 @pytest.mark.parametrize("form", [markdown, card])
 def test_markdown_shows_what_it_is_given(form: Any, tmp_path: Path) -> None:
-    text = form(hostile(), tmp_path)
+    text, plain = form(hostile(), tmp_path), form(test_report.summary(2), tmp_path)
+    fences, of_plain = (
+        sum(line.startswith("```") for line in made.splitlines()) for made in (text, plain)
+    )  # one that was put in would hide the rest from what follows
+    assert fences == of_plain == (2 if form is markdown else 0)
     fenced = False
     for line in text.splitlines():
         fenced ^= line.startswith("```")
@@ -410,29 +469,48 @@ class TellsItsEnvironment(Trick):
 """
 
 
-def test_no_record_of_a_study_holds_a_secret(task: Path, tmp_path: Path) -> None:
-    """Whole, in processes of its own: one configuration works, one fails with an error that quotes its environment."""
-    (tmp_path / "tells.py").write_text(TELLS)
-    given = test_merge.study(task, ["stlr"], [0]).to_dict() | {"factors": ["stlr", "tells_its_environment"]}
+@dataclass(frozen=True)
+class Swept:
+    """A study that Ray has run in a folder with pickles; a configuration quotes its environment in an error."""
+
+    folder: Path
+    attack: Attack
+    code: object
+
+
+@pytest.fixture(scope="module")
+def swept(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    place = tmp_path_factory.mktemp("swept")
+    (place / "tells.py").write_text(TELLS)
+    given = test_merge.study(task, ["stlr"], [0]).to_dict() | {"factors": ["tells_its_environment"]}
     given["recipe"]["training"]["epochs"] = 1
-    (tmp_path / "study.yaml").write_text(json.dumps(given))
-    arguments = ["sweep", "study.yaml", "--out", "out", "--plugin", "tells.py", "--logger", "tensorboard"]
-    done = subprocess.run(
-        [sys.executable, "-m", "finetricks", *arguments],
-        cwd=tmp_path,
-        env=os.environ | SECRETS,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    trials, _ = Ledger(tmp_path / "out" / LEDGER).read()
+    given["cpus_per_cell"] = os.cpu_count()  # one worker
+    (place / "study.yaml").write_text(json.dumps(given))
+    folder, attack = place / "out", Attack(place / "owned")
+    of = Study.load(place / "study.yaml", catalog=installed().with_file(place / "tells.py"))
+    with writing(folder, of, overwrite=False):
+        for name in OF_RAY:
+            (folder / name).write_bytes(attack.as_file())
+    files = ["sweep", str(place / "study.yaml"), "--out", str(folder), "--plugin", str(place / "tells.py")]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        try:
+            code: object = main([*files, "--logger", "tensorboard", "--resume"])
+        except SystemExit as end:
+            code = end.code
+    return Swept(folder, attack, code)
+
+
+def test_no_record_of_a_study_holds_a_secret(swept: Swept) -> None:
+    assert swept.code == 0
+    trials, _ = Ledger(swept.folder / LEDGER).read()
+    assert sorted(trial.status for trial in trials.values()) == ["failed", "finished"]
     failed = next(trial for trial in trials.values() if trial.status == "failed")
     assert "<HF_TOKEN>" in (failed.error or "")
     assert "postgres://<credentials>@host/db" in (failed.error or "")
-    assert {path.name for path in (tmp_path / "out").iterdir()} <= OWN
-    files = content(tmp_path / "out")
+    assert {path.name for path in swept.folder.iterdir()} <= {*OWN, *OF_RAY}
+    files = content(swept.folder)
     assert {"study.yaml", "cells.json", "trials.jsonl", "report.html", "summary.json"} <= files.keys()
     secrets = [*SECRETS.values(), "hunter2", "0123456789abcdef"]
     for value in (form for secret in secrets for form in (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1])):
@@ -440,8 +518,17 @@ def test_no_record_of_a_study_holds_a_secret(task: Path, tmp_path: Path) -> None
         assert not found, f"{value} in {found}"
 
 
-def test_short_values_and_other_names_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["PGPASSWORD", "OPENAI_APIKEY", "db_credentials", "MY_TOKEN_2", "X_AUTH", "SECRETS"])
+def test_the_end_of_a_word_makes_a_secret(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "0123456789")
+    assert redacted("is 0123456789") == f"is <{name}>"
+
+
+def test_short_values_and_other_names_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SORT_KEY", "name")
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "questions")
+    monkeypatch.setenv("SSH_KEY_DIR", str(tmp_path))
+    assert redacted(f"questions in {tmp_path}") == f"questions in {tmp_path}"
     monkeypatch.setenv("HOME_OF_DATA", "/data/questions")
     assert (
         redacted("name of /data/questions at https://host:80/x@y") == "name of /data/questions at https://host:80/x@y"

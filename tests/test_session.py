@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import itertools
 import pickle
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +29,7 @@ from finetricks import (
     Session,
     Trick,
     hookimpl,
+    libraries,
 )
 
 
@@ -492,7 +493,10 @@ def other_heads(model: nn.Module) -> None:
     ("change", "told"),
     [
         (another_buffer, r"weights\.extra: absent there, torch\.float32 \[2\] here"),
-        (other_activation, r"modules\.bert.*intermediate_act_fn: GELUActivation\(.*\) there, ReLU\(\) here"),
+        (
+            other_activation,
+            r"modules\.bert.*intermediate_act_fn: GELUActivation\(.*\) there, ReLU\(inplace=False\) here",
+        ),
         (other_dropout, r"modules\.dropout: Dropout\(p=0\.\d, inplace=False\) there, Dropout\(p=0\.3"),
         (other_heads, r"config\.num_attention_heads: \d there, 1 here"),
     ],
@@ -508,6 +512,101 @@ def test_another_models_state_is_refused(change: Any, told: str) -> None:
     assert all(torch.equal(value, before["model"][name]) for name, value in session.model.state_dict().items())
 
 
+class OtherDropout(nn.Dropout):
+    """The same by another name, as a new version may have it."""
+
+
+class Settings:
+    """No configuration of transformers'."""
+
+    def to_json_string(self) -> str:
+        return "{}"
+
+
+class Own(nn.Module):
+    """A model of somebody's own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.config = Settings()
+
+    def forward(self, **batch: Any) -> Any:
+        return self.model(**batch)
+
+
+def with_values_of_its_own(model: nn.Module) -> nn.Module:
+    model.config.kind, model.config.of, model.config.table = object(), {1, 2}, {(1, 2): 3, 4: Settings()}
+    return model
+
+
+def as_transformers_leaves_it(model: nn.Module) -> None:
+    """After it was saved, loaded from another folder and trained for a while."""
+    model.config.problem_type, model.config.use_cache = "single_label_classification", False
+    model.config.id2label, model.config.auto_map = {0: "a", 1: "b", 2: "c"}, {"AutoModel": "x.Y"}
+    model.name_or_path = "/elsewhere"
+    model.bert.encoder.gradient_checkpointing = True
+
+
+@pytest.mark.parametrize("kind", [Own, with_values_of_its_own])
+def test_a_model_may_have_a_configuration_of_any_kind(kind: Any) -> None:
+    states = []
+    for _ in range(2):
+        session = tiny.recipe().bind(kind(tiny.bert()), tiny.loader())
+        states.append(copy.deepcopy(session.state_dict()))
+    session.load_state_dict(states[0])
+
+
+def test_what_transformers_changes_of_its_own_accord_makes_no_other_model() -> None:
+    model = tiny.bert()
+    as_transformers_leaves_it(model)
+    tiny.recipe(tiny.Unfreeze()).bind(model, tiny.loader()).load_state_dict(saved())
+
+
+def test_another_version_of_transformers_may_describe_the_model_otherwise(caplog: pytest.LogCaptureFixture) -> None:
+    state = saved()
+    state["made_with"]["versions"]["transformers"] = "5.0"
+    model = tiny.bert()
+    model.dropout = OtherDropout(0.1)
+    model.config.new_default = True
+    session = tiny.recipe(tiny.Unfreeze()).bind(model, tiny.loader())
+    session.load_state_dict(state)
+    assert "modules.dropout: Dropout(p=0.1, inplace=False) there, OtherDropout(" in caplog.text
+    assert "config.new_default: absent there, True here" in caplog.text
+    state["identity"]["weights"]["extra"] = "torch.float32 [2]"
+    with pytest.raises(CheckpointError, match="weights.extra"):
+        session.load_state_dict(state)
+
+
+def test_a_library_that_only_lies_on_the_path_has_an_unknown_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    libraries.version_of.cache_clear()
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    try:
+        assert bound().made_with["versions"]["finetricks"] == "unknown"
+    finally:
+        libraries.version_of.cache_clear()
+
+
+def test_a_plugin_file_that_lies_elsewhere_in_each_process_is_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    state = saved()
+    state["made_with"]["tricks"]["unfreeze"]["from"] = "/tmp/a/tiny.py"
+    bound(tiny.Unfreeze()).load_state_dict(state)
+    assert caplog.text == ""
+
+
+def test_an_edited_trick_is_named_also_where_the_plan_has_changed_with_it() -> None:
+    state = saved()
+    state["identity"]["plan"] = "another"
+    with pytest.raises(CheckpointError, match="the plan"):
+        bound(tiny.Unfreeze()).load_state_dict(state)
+    state["made_with"]["tricks"]["unfreeze"]["source"] = "another"
+    with pytest.raises(CheckpointError, match="the source of unfreeze .* begin anew"):
+        bound(tiny.Unfreeze()).load_state_dict(state)
+
+
 def test_an_edited_trick_is_refused_and_an_unrelated_upgrade_is_said(caplog: pytest.LogCaptureFixture) -> None:
     state = saved()
     own = state["made_with"]["tricks"]["unfreeze"]
@@ -521,26 +620,19 @@ def test_an_edited_trick_is_refused_and_an_unrelated_upgrade_is_said(caplog: pyt
         bound(tiny.Unfreeze()).load_state_dict(state)
 
 
-def test_an_edit_of_a_plugin_file_is_seen(tmp_path: Path) -> None:
-    """In processes of their own: a class is what it was when it was imported."""
-    trick = (
-        "from finetricks import Trick, hookimpl\nclass Half(Trick):\n    @hookimpl\n    def schedule(self): return {}\n"
-    )
-    code = (
-        "import sys; sys.path[:0] = sys.argv[1:3]\n"
-        "import torch, tiny; from half import Half\n"
-        "session = tiny.recipe(Half()).bind(tiny.bert(), tiny.loader())\n"
-        "path = sys.argv[1] + '/state.pt'\n"
-        "if sys.argv[3] == 'save': torch.save(session.state_dict(), path)\n"
-        "else: session.load_state_dict(torch.load(path, weights_only=True))\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
-    (tmp_path / "half.py").write_text(trick.format(0.5))
-    subprocess.run([*command, "save"], check=True)
-    (tmp_path / "half.py").write_text(trick.format("0.25 + 0.25"))
-    done = subprocess.run([*command, "load"], check=False, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "the source of half (" in done.stderr
+def test_an_edit_of_a_module_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    sessions = []
+    for factor in ("0.5", "0.25 + 0.25"):
+        (tmp_path / "half.py").write_text(
+            "from finetricks import Trick, hookimpl\n"
+            f"class Half(Trick):\n    @hookimpl\n    def schedule(self): return {factor}\n"
+        )
+        monkeypatch.delitem(sys.modules, "half", raising=False)
+        importlib.invalidate_caches()
+        sessions.append(bound(importlib.import_module("half").Half()))
+    with pytest.raises(CheckpointError, match=r"the source of half \("):
+        sessions[1].load_state_dict(sessions[0].state_dict())
 
 
 @pytest.mark.parametrize("part", ["identity", "global_step", "model", "optimizer", "own"])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -21,12 +21,12 @@ from finetricks.catalog import installed
 from finetricks.cli import main
 from finetricks.errors import InputError
 from finetricks.runner import run
-from finetricks.storage import StorageError
-from killing import Kill, Kind, Place, in_child
+from finetricks.storage import StorageError, storage_problem, telling
+from killing import Kill, Kind, in_child
 from recorded import may_mount
 
 PLUGIN = Path(__file__).parent / "storage_tricks.py"
-PROGRAM = "import sys; from finetricks.cli import main; sys.exit(main(sys.argv[1:]))"
+CHANGES = ("writing", "checkpoint")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,27 @@ def recipe_of(task: Path, **trick: str) -> Recipe:
 def command(tmp_path: Path, recipe: Recipe, out: Path) -> list[str]:
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     return ["train", str(tmp_path / "recipe.yaml"), "--out", str(out), "--plugin", str(PLUGIN)]
+
+
+def code_of(*arguments: str) -> object:
+    try:
+        return main([*arguments])
+    except SystemExit as end:
+        return end.code
+
+
+def shell(script: str) -> None:
+    subprocess.run(script, shell=True, check=True)
+
+
+def may_mount_here() -> None:
+    """Give this process, which has one thread, a user and a mount namespace of its own, as `unshare` does."""
+    user, group = os.geteuid(), os.getegid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x10000000 | 0x00020000):  # CLONE_NEWUSER, CLONE_NEWNS
+        raise OSError(ctypes.get_errno(), "unshare")
+    for name, value in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+        Path(f"/proc/self/{name}").write_text(value)
 
 
 def check_message(said: str, out: Path, reason: str) -> None:
@@ -83,21 +104,22 @@ def test_a_disk_that_is_lost_stops_the_run_which_goes_on_to_the_same_bits(
     disk, enough = tmp_path / "disk", tmp_path / "enough"
     disk.mkdir()
     recipe = recipe_of(task, how=how, disk=str(disk), enough=str(enough))
-    train = shlex.join([sys.executable, "-c", PROGRAM, *command(tmp_path, recipe, disk / "out")])
-    script = f"""\
-        mount -t tmpfs -o size=8m tmpfs {disk}
-        {train} 2> {tmp_path}/said
-        echo $? > {tmp_path}/code
-        ls {disk}/out/checkpoints > {tmp_path}/saved
-        {mend.format(disk=disk)}
-        touch {enough}
-        {train} --resume 2> {tmp_path}/said_then
-        echo $? >> {tmp_path}/code
-        cp -r {disk}/out {tmp_path}/out
-    """
-    subprocess.run(["unshare", "--map-root-user", "--mount", "sh", "-c", script], check=True, timeout=300)
+    arguments = command(tmp_path, recipe, disk / "out")
+
+    def act() -> None:
+        may_mount_here()
+        shell(f"mount -t tmpfs -o size=8m tmpfs {disk}")
+        with open(tmp_path / "said", "w") as said:
+            os.dup2(said.fileno(), 2)
+            sys.stderr = said
+            first = code_of(*arguments)
+        shell(f"ls {disk}/out/checkpoints > {tmp_path}/saved && {mend.format(disk=disk)} && touch {enough}")
+        (tmp_path / "codes").write_text(f"{first} {code_of(*arguments, '--resume')}")
+        shell(f"cp -r {disk}/out {tmp_path}/out")
+
+    assert in_child(act, disk) == 0
+    assert (tmp_path / "codes").read_text() == "1 0"
     check_message((tmp_path / "said").read_text(), disk / "out", reason)
-    assert (tmp_path / "code").read_text().split() == ["1", "0"], (tmp_path / "said_then").read_text()
     assert (tmp_path / "saved").read_text().split() == ["step-00000002", "step-00000004"]
     check_same(tmp_path / "out", recipe, tmp_path / "undisturbed")
 
@@ -122,24 +144,26 @@ def test_files_that_may_not_grow_are_as_good_as_a_full_disk(task: Path, tmp_path
     check_same(out, recipe, tmp_path / "undisturbed")
 
 
-def test_wherever_the_disk_is_full_the_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(12, marks=pytest.mark.nightly)])
+def test_wherever_the_disk_is_full_the_run_goes_on_to_the_same_bits(tmp_path: Path, count: int) -> None:
     """Each time another of the changes that a run makes in its folder fails for want of room."""
+    killing.warm_up()
     names = ("stlr", "gradual_unfreezing")
     recipe = killing.every.recipe(*names, checkpoint=3)
     whole = tmp_path / "whole"
     places = killing.whole(recipe, names, whole)
-    writing = [place for place in places if place.kind.what == "writing"]
+    writing = [index for index, place in enumerate(places) if place.kind.what in CHANGES]
     expected = killing.state(whole)
-    for number, at in enumerate(writing[:: max(len(writing) // 6, 1)]):
-        folder, said = tmp_path / f"at{number}", tmp_path / f"said{number}"
+    for at in writing[len(writing) // (2 * count) :: -(-len(writing) // count)]:
+        folder, said = tmp_path / f"at{at}", tmp_path / f"said{at}"
 
-        def act(at: Place = at, folder: Path = folder, said: Path = said) -> None:
-            left = at.number
+        def act(at: int = at, folder: Path = folder, said: Path = said) -> None:
+            left = at
 
             def passed(kind: Kind, step: int, kill: Kill) -> None:
                 nonlocal left
-                left -= (kind, step) == (at.kind, at.step)
-                if left < 0 and kind.what == "writing":
+                left -= 1
+                if left < 0 and kind.what in CHANGES:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
             killing.watch(folder, passed)
@@ -165,13 +189,39 @@ def test_a_folder_that_may_not_be_written_is_said(task: Path, tmp_path: Path) ->
         tmp_path.chmod(0o700)
 
 
-def test_what_has_nothing_to_do_with_the_disk_is_not_blamed_on_it(task: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC])
+@pytest.mark.parametrize(("place", "wanted"), [("elsewhere", OSError), ("out/model", StorageError)])
+def test_an_error_is_blamed_on_the_disk_where_its_file_lies(
+    task: Path, tmp_path: Path, code: int, place: str, wanted: type[Exception]
+) -> None:
     def fails(*_: Any) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/data.csv")
+        raise OSError(code, os.strerror(code), str(tmp_path / place))
 
     recipe = recipe_of(task, how="limit", disk="", enough=str(PLUGIN))
-    with pytest.raises(PermissionError):
+    with pytest.raises(wanted, match=os.strerror(code)):
         run(recipe, tmp_path / "out", on_progress=fails)
+    with pytest.raises(wanted), telling(tmp_path / "out"):
+        fails()
+
+
+def suppressed(tmp_path: Path) -> None:
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x"))
+    except OSError:
+        raise ValueError("a bad value") from None
+
+
+def of_a_trick(tmp_path: Path) -> None:
+    error = OSError(errno.ENOSPC, "No space left on device")
+    error.add_note("raised by trick 'x' of y in its hook 'init'")
+    raise error
+
+
+@pytest.mark.parametrize("fails", [suppressed, of_a_trick])
+def test_what_was_handled_or_is_a_tricks_is_no_fault_of_the_runs_disk(tmp_path: Path, fails: Any) -> None:
+    with pytest.raises((ValueError, OSError)) as error:
+        fails(tmp_path)
+    assert storage_problem(error.value, tmp_path) == ""
 
 
 def test_whoever_resumes_is_told_of_a_damaged_checkpoint(

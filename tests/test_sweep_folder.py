@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ from pydantic import ValidationError
 from finetricks.errors import InputError
 from finetricks_tuning.budget import Budget
 from finetricks_tuning.cell_run import CellOrder
-from finetricks_tuning.folder import check_folder, writing
+from finetricks_tuning.folder import HOUR, check_folder, writing
 from finetricks_tuning.ledger import Ledger, Trial
 from finetricks_tuning.searcher import ORDER, TRIAL, CellSearcher
 from finetricks_tuning.study import Study
@@ -69,6 +72,33 @@ def test_overwrite_empties_the_folder_and_resume_does_not(holding: Path) -> None
         assert (holding / "trials.jsonl").exists()
     with writing(holding, study(), overwrite=True):
         assert sorted(path.name for path in holding.iterdir()) == [".lock", "study.yaml"]
+
+
+def test_a_kill_while_it_is_emptied_leaves_no_study_that_passes_for_whole(
+    holding: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cells.json", "trials.jsonl"):
+        (holding / name).touch()
+    (holding / "cells").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", lambda path: os._exit(9))
+    if not (child := os.fork()):
+        with writing(holding, study(), overwrite=True):
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert sorted(path.name for path in holding.iterdir()) == [".lock", "cells", "study.yaml"]
+    check_folder(holding, study(), resume=True, overwrite=False)
+
+
+def test_what_a_watching_report_writes_is_left_alone_and_what_is_old_goes(
+    holding: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for age in (0, 2 * HOUR):
+        path = holding / f".report{age:.0f}.html.partial"
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    monkeypatch.setattr(Path, "iterdir", lambda folder: map(folder.__truediv__, [*os.listdir(folder), ".x.partial"]))
+    with writing(holding, study(), overwrite=False):  # .x.partial has got its name by now
+        assert [name for name in os.listdir(holding) if name.endswith(".partial")] == [".report0.html.partial"]
 
 
 def test_what_a_kill_leaves_before_there_is_a_study_is_no_obstacle(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import importlib
 import shutil
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import tiny
 from finetricks.catalog import installed
@@ -127,15 +129,25 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         del sys.modules[name]
 
 
-def test_an_edit_anywhere_in_a_third_partys_package_counts(package: Path) -> None:
+def test_an_edit_of_what_a_third_partys_trick_imports_counts_and_no_other(package: Path) -> None:
+    (package / "one.py").write_text("from .helper import FACTOR\n" + (package / "one.py").read_text())
+    (package / "other.py").write_text(TRICK.format(name="Other", factor=0.5))
     one: type[Trick] = importlib.import_module("their_tricks.one").One
     before = hash_of_trick(one)
+    (package / "other.py").write_text("import anything")
     assert hash_of_trick(one) == before
     (package / "helper.py").write_text("FACTOR = 2\n")
-    after = hash_of_trick(one)
-    assert after != before
-    (package / "notes.txt").write_text("no code")
-    assert hash_of_trick(one) == after
+    assert hash_of_trick(one) != before
+
+
+def test_what_is_known_by_its_version_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(torch.nn.Module, collections.UserDict[str, int]):
+        pass
+
+    seen, read = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: seen.append(path) or read(path))
+    assert hash_of_trick(Own)  # type: ignore[arg-type]
+    assert set(seen) == {Path(__file__)}
 
 
 def test_an_edited_plugin_file_runs_its_own_cells_again_and_no_others(folder: Path, tmp_path: Path) -> None:

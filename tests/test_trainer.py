@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers import Trainer, TrainerCallback, default_data_collator, set_seed
 
@@ -261,6 +262,43 @@ def test_old_checkpoints_go_once_the_new_one_is_sealed(tmp_path: Path, monkeypat
     resumable(tmp_path, save_total_limit=1, max_steps=15).train()
     assert seen == [["checkpoint-5"], ["checkpoint-10", "checkpoint-5"], ["checkpoint-10", "checkpoint-15"]]
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-15"]
+
+
+def test_what_callbacks_add_replace_or_remove_is_no_damage(trained: Path, tmp_path: Path) -> None:
+    """As those of peft do: an adapter takes the place of the weights."""
+    folder = shutil.copytree(trained, tmp_path / "trained") / "checkpoint-24"
+    (folder / "adapter_model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (folder / "model.safetensors").unlink()
+    (folder / "config.json").unlink()
+    (folder / "notes.txt").touch()
+    assert usable_checkpoint(True, resumable(folder.parent).args) == folder
+
+
+def test_a_shard_of_the_weights_is_looked_at(trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "trained") / "checkpoint-24"
+    shard = (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text("{}")
+    trainer_checkpoint.seal(folder)
+    assert trainer_checkpoint.why_not_whole(folder) == ""
+    shard.unlink()
+    assert trainer_checkpoint.why_not_whole(folder) == f"is damaged ({shard.name} is missing, or is no file)"
+
+
+def test_what_is_pushed_is_sealed_and_what_is_written_is_as_the_user_gave_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed = []
+
+    def push(self: Any, folder: str) -> None:
+        pushed.append((trainer_checkpoint.why_not_whole(Path(folder)), self.args.save_total_limit))
+
+    monkeypatch.setattr(transformers.Trainer, "_push_from_checkpoint", push)
+    trainer = resumable(tmp_path, save_total_limit=1, max_steps=10)
+    trainer.args.push_to_hub = True
+    trainer.train()
+    assert pushed == [("", 1), ("", 1)]
+    (last,) = tmp_path.glob("checkpoint-*")
+    assert torch.load(last / "training_args.bin", weights_only=False).save_total_limit == 1
 
 
 @pytest.mark.parametrize("form", ["pickle", "torch"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetricks.errors import InputError
 
-_PARTIAL = re.compile(r"\.(?P<name>.+?)(\.[0-9a-f]{32})?\.partial")
+_PARTIAL = re.compile(r"\..+?(\.[0-9a-f]{32})?\.partial")
 _MOST = 100  # bytes of a name that a partial one keeps; a file's name has 255
 
 
@@ -20,7 +20,8 @@ def write_atomically(path: Path, text: str) -> None:
     Several processes may write one file at once: each has a temporary file of its own, and the last one to end stands.
     A link in the file's place is replaced, not followed.
     """
-    partial = path.with_name(f".{path.name[:_MOST]}.{uuid.uuid4().hex}.partial")
+    name = os.fsdecode(os.fsencode(path.name)[:_MOST])  # of more letters than one byte each, say
+    partial = path.with_name(f".{name}.{uuid.uuid4().hex}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with open(descriptor, "w", encoding="utf-8", newline="") as file:
@@ -59,16 +60,23 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def refuse_links(folder: Path) -> None:
+def refuse_links(folder: Path, closed: Collection[Path] = ()) -> None:
     """Raise `InputError` for a symbolic link in `folder`: what is written there, or removed, would lie elsewhere.
 
     The folder may itself be one: its owner has made it.
+
+    Args:
+        closed: folders in it that are not looked into, though none of them may be a link.
     """
-    for entry in os.scandir(folder):
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:  # a run at work has removed it by now
+        return
+    for entry in entries:
         if entry.is_symlink():
             raise InputError(
                 f"{entry.path} is a symbolic link, and what stands in a results folder is written and removed without "
                 "a question; put what it points to in its place, or remove it"
             )
-        if entry.is_dir():
-            refuse_links(Path(entry.path))
+        if entry.is_dir() and Path(entry.path) not in closed:
+            refuse_links(Path(entry.path), closed)

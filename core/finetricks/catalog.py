@@ -106,10 +106,12 @@ class Catalog:
         return self.entries[name].origin if name in self.entries else "this program"
 
     def origin_of_class(self, trick: type[Trick]) -> str:
-        """`distribution version` of the announced trick that `trick` is, or where else it comes from."""
-        target = f"{trick.__module__}:{trick.__qualname__}"
-        announced = (entry.origin for entry in self.entries.values() if entry.target == target)
-        return next(announced, None) or getattr(sys.modules.get(trick.__module__), "__file__", None) or "this program"
+        """`distribution version` of the announced trick that `trick` is, or that is of its package; else its file."""
+        target, package = f"{trick.__module__}:{trick.__qualname__}", trick.__module__.partition(".")[0]
+        entries = self.entries.values()
+        own = [entry.origin for entry in entries if entry.target == target]
+        own += [entry.origin for entry in entries if re.split(r"[.:]", entry.target)[0] == package]
+        return own[0] if own else getattr(sys.modules.get(trick.__module__), "__file__", None) or "this program"
 
     def broken(self) -> dict[str, str]:
         """Load every announced trick; the reasons, by name, of those that cannot be used."""
@@ -181,11 +183,7 @@ def installed() -> Catalog:
 
 def origin(trick: type[Trick]) -> str:
     """Where a class comes from: `distribution version`, or its file."""
-    entries = installed().entries.values()
-    target, package = f"{trick.__module__}:{trick.__qualname__}", trick.__module__.partition(".")[0]
-    own = [entry.origin for entry in entries if entry.target == target]
-    own += [entry.origin for entry in entries if re.split(r"[.:]", entry.target)[0] == package]
-    return own[0] if own else getattr(sys.modules.get(trick.__module__), "__file__", None) or "this program"
+    return installed().origin_of_class(trick)
 
 
 def snake_case(name: str) -> str:

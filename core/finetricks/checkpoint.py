@@ -6,6 +6,7 @@ with `weights_only=True` (opening it never executes code), and `manifest.json` w
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
 _NAME = re.compile(r"step-(\d+)")
+_OF_THE_MACHINE = re.compile(r"not enough memory|can't allocate|cannot allocate|out of memory|\(os error \d+\)", re.I)
+"""In the message of an error that says nothing of what is read: torch and safetensors have no classes for it."""
+
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
 
 
 class Checkpoints:
@@ -49,6 +54,7 @@ class Checkpoints:
         final, partial = self.folder / f"step-{step:08d}", self.folder / f".step-{step:08d}.partial"
         for left in self.folder.glob(".step-*.partial"):  # by a kill
             shutil.rmtree(left)
+        is_new = not self.folder.is_dir()
         partial.mkdir(parents=True)
         try:
             self._write(partial, state)
@@ -59,10 +65,12 @@ class Checkpoints:
             shutil.rmtree(final)
         partial.rename(final)
         flush(self.folder)
-        flush(self.folder.parent)
+        if is_new:
+            flush(self.folder.parent)
         before = [folder for folder in self._all() if _step(folder) < step]
-        beyond = [folder for folder in self._all() if _step(folder) > step]  # passed over as damaged, on resuming
-        for old in [*before[: len(before) + 1 - self.keep], *beyond]:
+        # Those beyond were passed over on resuming, and go if they are damaged.
+        beyond = [folder for folder in self._all() if _step(folder) > step and _is_damaged(folder)]
+        for old in [*before[: max(len(before) + 1 - self.keep, 0)], *beyond]:
             shutil.rmtree(old)
         return final
 
@@ -79,6 +87,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: there are some, and none is whole.
+            OSError, RuntimeError, MemoryError: one cannot be read at the moment, which is no fault of its own.
         """
         passed_over = []
         for folder in reversed(self._all()):
@@ -118,19 +127,25 @@ def write_manifest(folder: Path, names: Iterable[str], manifest: str) -> None:
 
 
 def damage(folder: Path, names: Iterable[str], manifest: str) -> str:
-    """What of `folder` is not as its manifest says; empty for a whole one."""
+    """Which of the files `names` in `folder` is not as its manifest says; empty for a whole one.
+
+    Raises:
+        OSError: a file that is there cannot be read.
+    """
     try:
         found = json.loads((folder / manifest).read_bytes())
         if not isinstance(found, dict):
             return f"{manifest} is no JSON object"
         if missing := [name for name in names if name not in found]:
             return f"{manifest} does not know {', '.join(missing)}"
-        for name in found:
+        for name in names:
             if not (folder / name).is_file():
                 return f"{name} is missing, or is no file"
             if _facts(folder / name) != found[name]:
                 return f"{name} differs from the manifest"
     except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno not in ABSENT:
+            raise
         return f"{manifest}: {type(error).__name__}: {error}"
     return ""
 
@@ -153,19 +168,25 @@ def _read(folder: Path) -> dict[str, Any]:
     """The state in a checkpoint. Raises `CheckpointError` for one that is torn, altered or forged."""
     if reason := damage(folder, (WEIGHTS, STATE), MANIFEST):
         raise CheckpointError(reason)
-    present = {path.name for path in folder.iterdir() if not path.name.startswith(".")}  # a file browser's are hidden
-    if others := sorted(present - {WEIGHTS, STATE, MANIFEST}):
-        raise CheckpointError(f"it also holds {', '.join(others)}")
     try:
         with no_code(STATE):
             state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
         weights = load_file(folder / WEIGHTS)
         state["model"] = weights | {name: weights[kept] for name, kept in state.pop("aliases").items()}
-    except (MemoryError, CheckpointError):
+    except (MemoryError, OSError, torch.OutOfMemoryError, CheckpointError):
         raise
     except Exception as error:  # its checksums are right, so somebody made it: it may raise anything
+        if _OF_THE_MACHINE.search(str(error)):
+            raise
         raise CheckpointError(f"it is not one of finetricks: {type(error).__name__}: {_first_line(error)}") from error
     return state
+
+
+def _is_damaged(folder: Path) -> bool:
+    try:
+        return bool(damage(folder, (WEIGHTS, STATE), MANIFEST))
+    except OSError:
+        return False
 
 
 def _step(folder: Path) -> int:

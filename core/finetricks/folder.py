@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ from finetricks.atomic import holds_nothing, is_partial, refuse_links, remove_pa
 from finetricks.checkpoint import Checkpoints
 from finetricks.determinism import record
 from finetricks.errors import CheckpointError, InputError, Problem, shortened
+from finetricks.libraries import versions_of_libraries
 from finetricks.text_file import content_of, decoded
 from finetricks.validation import first_of
 
@@ -63,7 +63,16 @@ class RunFolder:
     @property
     def is_run(self) -> bool:
         """Whether a run has begun here. A recipe alone is none: its author may keep it in a folder of their own."""
-        return all(os.path.isfile(self.path / name) for name in (RECIPE, VERSIONS))  # of a name that is too long, too
+        return os.path.isfile(self.path / RECIPE) and self._is_begun  # of a name that is too long, too
+
+    @property
+    def _is_begun(self) -> bool:
+        """Whether its versions.json is a run's: what a kill leaves, and no file of somebody's own."""
+        try:
+            written = json.loads((self.path / VERSIONS).read_bytes())
+        except (OSError, ValueError):
+            return False
+        return isinstance(written, dict) and {"libraries", "tricks"} <= written.keys()
 
     def check(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
         """Refuse what `recipe` may not be written to. Changes nothing.
@@ -77,7 +86,7 @@ class RunFolder:
             raise InputError("resume and overwrite exclude one another: continue the run, or replace it")
         if os.path.exists(self.path) and not os.path.isdir(self.path):
             raise InputError(f"{self.path} is a file; name a folder")
-        if not os.path.isdir(self.path) or holds_nothing(self.path, {VERSIONS}):
+        if not os.path.isdir(self.path) or holds_nothing(self.path, {VERSIONS} if self._is_begun else ()):
             return
         if not self.is_run:
             raise InputError(f"{self.path} is not empty and holds no run; name a new or an empty folder")
@@ -113,9 +122,12 @@ class RunFolder:
         write_atomically(self.path / RECIPE, recipe.to_yaml())  # from here on it is a run's
 
     def clear(self) -> None:
-        """Remove the run, and nothing else. What says that it is one goes last: a kill leaves it to be removed."""
-        last = (RECIPE, VERSIONS)
-        for path in sorted(self.path.iterdir(), key=lambda path: last.index(path.name) + 1 if path.name in last else 0):
+        """Remove the run, and nothing else.
+
+        What says that it is finished goes first, what says that it is one goes last: a kill leaves it to be removed.
+        """
+        order = {RESULT: -1, RECIPE: 1, VERSIONS: 2}
+        for path in sorted(self.path.iterdir(), key=lambda path: order.get(path.name, 0)):
             if _is_own(path.name):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
@@ -162,20 +174,10 @@ def _is_own(name: str) -> bool:
 
 def versions(recipe: Recipe) -> dict[str, Any]:
     """What the run was made with: interpreter, libraries, and the distributions of its tricks."""
-    libraries = (
-        "finetricks",
-        "torch",
-        "transformers",
-        "accelerate",
-        "datasets",
-        "tokenizers",
-        "safetensors",
-        "numpy",
-    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": {name: importlib.metadata.version(name) for name in libraries},
+        "libraries": versions_of_libraries(),
         "tricks": {name: recipe.catalog.origin_of(name) for name, _ in recipe.tricks},
     }
 

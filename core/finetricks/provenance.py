@@ -6,22 +6,21 @@ source is the same, or of a library, is only said: an unrelated upgrade must not
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import platform
 from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from finetricks.catalog import installed
 from finetricks.errors import CheckpointError, InputError
+from finetricks.libraries import MODELS, versions_of_libraries
 from finetricks.source import hash_of_trick
 from finetricks.stack import Named
 from finetricks.trick import Trick
 
 logger = logging.getLogger(__name__)
-
-LIBRARIES = ("finetricks", "torch", "transformers", "numpy")
 
 
 def made_with(tricks: Iterable[Named]) -> dict[str, Any]:
@@ -33,8 +32,13 @@ def made_with(tricks: Iterable[Named]) -> dict[str, Any]:
     own = {
         name: {"from": catalog.origin_of_class(type(trick)), "source": _source(type(trick))} for name, trick in tricks
     }
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"versions": {"python": platform.python_version(), **versions}, "tricks": own}
+    return {"versions": {"python": platform.python_version(), **versions_of_libraries()}, "tricks": own}
+
+
+def same_libraries(there: Any, here: Mapping[str, Any]) -> bool:
+    """Whether the libraries that say what a model is made of are of the same versions, as far as that is known."""
+    versions = _mapping(there, "versions") if isinstance(there, Mapping) else {}
+    return all(versions.get(name, here["versions"][name]) == here["versions"][name] for name in MODELS)
 
 
 def check_made_with(there: Any, here: Mapping[str, Any]) -> None:
@@ -51,13 +55,17 @@ def check_made_with(there: Any, here: Mapping[str, Any]) -> None:
         origins = f"{before.get('from')} there, {now['from']} here"
         if before.get("source") and now["source"] and before["source"] != now["source"]:
             edited.append(f"the source of {name} ({origins})")
-        elif before and before.get("from") != now["from"]:
+        elif (
+            before
+            and before.get("from") != now["from"]
+            and not (_is_file(before.get("from")) and _is_file(now["from"]))
+        ):
             moved.append(f"{name}: {origins}")
     if edited:
         raise CheckpointError(
             f"the checkpoint was made with other tricks; what differs: {'; '.join(edited)}. Bring the source back to "
-            "go on (install the version that it was made with), or start again with --overwrite; the weights alone can "
-            "be taken from it with safetensors"
+            "go on (install the version that it was made with), or begin anew (on the command line with --overwrite); "
+            "the weights alone can be taken from it"
         )
     moved += [
         f"{name}: {versions[name]} there, {now} here"
@@ -75,8 +83,13 @@ def check_made_with(there: Any, here: Mapping[str, Any]) -> None:
 def _source(trick: type[Trick]) -> str:
     try:
         return hash_of_trick(trick)
-    except (InputError, OSError, SyntaxError):
+    except (InputError, ImportError, OSError, SyntaxError, ValueError):
         return ""
+
+
+def _is_file(origin: Any) -> bool:
+    """Whether a trick is from a plugin file, which may lie elsewhere in each worker."""
+    return isinstance(origin, str) and Path(origin).is_absolute()
 
 
 def _mapping(of: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from finetricks.optimizers import create_optimizer, named_groups
 from finetricks.order import Order, first_batch, unshuffled
 from finetricks.plan import Plan, compile_plan, total_steps
 from finetricks.precision import Precision
-from finetricks.provenance import check_made_with, made_with
+from finetricks.provenance import check_made_with, made_with, same_libraries
 from finetricks.stack import Criterion, Stack
 from finetricks.step import Step
 from finetricks.streams import child, seeded
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from finetricks.recipe import Recipe
     from finetricks.streams import Streams
 
+
+logger = logging.getLogger(__name__)
 
 _PARTS = ("global_step", "model", "optimizer", "scheduler", "decisions", "own")
 
@@ -579,13 +582,18 @@ class Session:
                 "run it belongs to. Start anew"
             )
         differing = [key for key in own if own[key] != other[key]]
-        if not differing:
-            check_made_with(made_with, self._made_with)
-            return
-        details = [_difference(key, own[key], other[key]) for key in differing if key != "plan"]
+        if "tricks" not in differing:
+            check_made_with(made_with, self._made_with)  # an edited trick may be why the plan or the model differs
+        details = {key: _difference(key, own[key], other[key]) for key in differing}
+        if not same_libraries(made_with, self._made_with):
+            of_libraries = [details.pop(key) for key in ("modules", "config") if key in details]
+            if of_libraries:
+                logger.warning("the model may not be what it was: %s", "; ".join(of_libraries))
         if not details:
-            details = ["the plan: learning rates, weight decay or frozen layers"]
-        raise CheckpointError("the checkpoint belongs to another run; what differs: " + "; ".join(details))
+            return
+        if details.pop("plan", "") and not details:
+            details["plan"] = "the plan: learning rates, weight decay or frozen layers"
+        raise CheckpointError("the checkpoint belongs to another run; what differs: " + "; ".join(details.values()))
 
     @property
     def made_with(self) -> Mapping[str, Any]:

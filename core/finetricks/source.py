@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from finetricks.errors import InputError
+from finetricks.libraries import LIBRARIES
 from finetricks.trick import Trick
 
-OWN = "finetricks_plugins"
 CORE = "finetricks"
 
 
@@ -25,9 +25,9 @@ def hash_of_core() -> str:
 def hash_of_trick(trick: type[Trick]) -> str:
     """Of the code behind a trick's class and the classes that it is made from.
 
-    Of a built-in trick: its own module, and the modules of the same package that it imports, so that an edit of one
-    trick leaves the cells of the others alone. Of another distribution's: the package's Python files. Of a class that
-    stands in no module file (a notebook): its own source text.
+    That is its module, and the modules of the same package that it imports by statements, so that an edit of one trick
+    leaves the cells and checkpoints of the others alone. Of a class that stands in no module file (a notebook): its own
+    source text. What is known by its version (the standard library, torch) does not count.
 
     Raises:
         InputError: the source cannot be found.
@@ -35,28 +35,19 @@ def hash_of_trick(trick: type[Trick]) -> str:
     digest = hashlib.sha256()
     for cls in trick.__mro__:
         package = cls.__module__.partition(".")[0]
-        if package not in (CORE, "pydantic", "builtins", "abc", "typing"):
-            digest.update(_hash_of_class(cls, package).encode())
+        if package not in (CORE, "pydantic", *LIBRARIES) and package not in sys.stdlib_module_names:
+            digest.update(_hash_of_class(cls).encode())
     return digest.hexdigest()
 
 
 def hash_of_module(module: str) -> str:
     """Of a module with a trick, as `hash_of_trick`, but without importing it; empty where it is not installed."""
-    package = module.partition(".")[0]
-    if package == OWN:
-        return _hash_of_files(_imported_files(module))
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        return ""
-    folders = spec.submodule_search_locations
-    return _hash_of_tree(Path(next(iter(folders)))) if folders else _hash_of_files([Path(spec.origin)])
+    files = _imported_files(module)
+    return _hash_of_files(files) if files else ""
 
 
-def _hash_of_class(cls: type, package: str) -> str:
-    if package == OWN:
-        return _hash_of_files(_imported_files(cls.__module__))
-    module = sys.modules.get(cls.__module__)
-    file = getattr(module, "__file__", None)
+def _hash_of_class(cls: type) -> str:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file is None or cls.__module__ == "__main__":
         try:
             return hashlib.sha256(inspect.getsource(cls).encode()).hexdigest()
@@ -64,8 +55,7 @@ def _hash_of_class(cls: type, package: str) -> str:
             raise InputError(
                 f"the source of {cls.__name__} cannot be found; put it in a file and name that with --plugin"
             ) from None
-    root = getattr(sys.modules.get(package), "__path__", None)
-    return _hash_of_tree(Path(next(iter(root)))) if root else _hash_of_files([Path(file)])
+    return _hash_of_files(_imported_files(cls.__module__) or [Path(file)])
 
 
 def _imported_files(module: str) -> list[Path]:
@@ -87,10 +77,13 @@ def _file_of(module: str) -> Path | None:
     """The file of a module, found without importing any; `None` for a name within a module."""
     package, *rest = module.split(".")
     spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
+    if spec is None:
         return None
-    place = Path(spec.origin).parent.joinpath(*rest)
-    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+    if not rest:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    places = [Path(folder).joinpath(*rest) for folder in spec.submodule_search_locations or ()]
+    files = (file for place in places for file in (place.with_suffix(".py"), place / "__init__.py"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _imports(file: Path, package: str) -> Iterable[str]:
@@ -103,13 +96,8 @@ def _imports(file: Path, package: str) -> Iterable[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def _hash_of_tree(folder: Path) -> str:
-    return _hash_of_files(sorted(folder.rglob("*.py")), folder)
-
-
-def _hash_of_files(files: Iterable[Path], root: Path | None = None) -> str:
+def _hash_of_files(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        name = file.relative_to(root).as_posix() if root else file.name
-        digest.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+        digest.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finetricks.errors import FinetricksError, in_words
+from finetricks.guard import RAISED
 
 ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE})
 DENIED = frozenset({errno.EACCES, errno.EPERM})
@@ -42,21 +43,38 @@ class StorageError(FinetricksError):
 def storage_problem(error: BaseException, folder: Path) -> str:
     """Why nothing can be written in `folder`, if `error` came of that; else the empty string.
 
-    Libraries tell it in ways of their own (safetensors in the text, torch not at all), so a few bytes are written to
-    `folder` in case of doubt.
+    An error that names a file is of the disk where that lies. One that names none (of a write; safetensors tells it in
+    the text) is taken for one of `folder`, unless a trick raised it, which writes elsewhere. In case of doubt (torch
+    does not tell it at all) a few bytes are written to `folder`.
     """
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, StorageError):
             return seen.reason
-        if isinstance(seen, OSError) and seen.errno is not None:
-            denied = seen.errno in DENIED and Path(str(seen.filename)).is_relative_to(folder)
-            if denied or seen.errno in ERRORS:
-                return os.strerror(seen.errno)
-        if (told := re.search(r"\(os error (\d+)\)", in_words(seen))) and int(told[1]) in ERRORS:
-            return os.strerror(int(told[1]))
-        seen = seen.__cause__ or seen.__context__
+        named = isinstance(seen, OSError) and isinstance(seen.filename, str | bytes)
+        code = _code(seen)
+        if named and code in ERRORS | DENIED and _lies_in(seen.filename, folder):  # type: ignore[attr-defined]
+            return os.strerror(code)
+        if not named and code in ERRORS and not _of_a_trick(seen):
+            return os.strerror(code)
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return _probe(folder)
+
+
+def _code(error: BaseException) -> int:
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = re.search(r"\(os error (\d+)\)", in_words(error))
+    return int(told[1]) if told else 0
+
+
+def _lies_in(name: str | bytes, folder: Path) -> bool:
+    path = Path(os.fsdecode(name)).absolute()
+    return path.is_relative_to(folder.absolute()) or path.resolve().is_relative_to(folder.resolve())
+
+
+def _of_a_trick(error: BaseException) -> bool:
+    return any(note.startswith(RAISED) for note in getattr(error, "__notes__", ()))
 
 
 def _probe(folder: Path) -> str:
@@ -78,6 +96,6 @@ def telling(folder: Path, what: str = "study") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in ERRORS | DENIED:
-            raise
-        raise StorageError(folder, os.strerror(error.errno or 0), what) from error
+        if reason := storage_problem(error, folder):
+            raise StorageError(folder, reason, what) from error
+        raise

@@ -18,6 +18,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, Subset
 from transformers import Trainer, TrainingArguments, get_scheduler, set_seed
@@ -26,7 +27,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from finetricks.arguments import check_arguments
 from finetricks.checkpoint import no_code
 from finetricks.compiled import Options, many_codes, refuse_compiled, uncompiled
-from finetricks.errors import FinetricksError
+from finetricks.errors import CheckpointError, FinetricksError, in_words
 from finetricks.layer_pass import taken, undisturbed, without
 from finetricks.layers import find_layers
 from finetricks.optimizers import named_groups
@@ -64,6 +65,7 @@ class TrickMixin(Trainer):
         self.session: Session | None = None
         self._length: tuple[int, int] | None = None
         self._checkpoint: Path | None = None
+        self._limit: int | None = None  # what args says, while old checkpoints must be kept
         self._micro: int | None = None
         self._fresh = True
         self._decided_at: int | None = None
@@ -168,7 +170,7 @@ class TrickMixin(Trainer):
     # -- training ----------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **keywords: Any) -> Any:
-        self._checkpoint = usable_checkpoint(resume_from_checkpoint, self.args)
+        self._checkpoint = self._usable(resume_from_checkpoint)
         self._decided_at = None
         if self.session is not None and self.model_init is None:
             self.model = self.model_wrapped = self._built(self.model)  # the training before took off what it had put on
@@ -404,17 +406,38 @@ class TrickMixin(Trainer):
 
     # -- checkpoints -------------------------------------------------------------------------------------
 
+    def _usable(self, asked: str | bool | None) -> Path | None:
+        """The checkpoint to resume from. One process reads it all, and tells the others."""
+        if self.args.world_size <= 1 or not asked:
+            return usable_checkpoint(asked, self.args)
+        told: list[Any] = [None, ""]
+        try:
+            if self.args.process_index == 0:
+                told[0] = usable_checkpoint(asked, self.args)
+        except Exception as error:
+            told[1] = in_words(error)
+            raise
+        finally:
+            broadcast_object_list(told)
+        if told[1]:
+            raise CheckpointError(f"no resume: {told[1]}")
+        found: Path | None = told[0]
+        return found
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         assert self.session is not None
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         self.session.check_weights()
         if self.args.should_save:
             save_tricks(folder, self.session)
-        with self._keeping_all():
+        self._limit, self.args.save_total_limit = self.args.save_total_limit, None  # until the new one is sealed
+        try:
             super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
+        finally:
+            self._limit, self.args.save_total_limit = None, self._limit
+        if not self.args.push_to_hub:
+            self._seal(folder)
         if self.args.should_save:
-            seal(folder)
             rotate_checkpoints(
                 output_dir=str(folder.parent),
                 save_total_limit=self.args.save_total_limit,
@@ -422,14 +445,29 @@ class TrickMixin(Trainer):
                 use_mtime=True,
             )
 
+    def _seal(self, folder: Path) -> None:
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(folder)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        with self._as_the_user_gave_them():
+            super().save_model(output_dir, _internal_call)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        self._seal(Path(checkpoint_folder))
+        with self._as_the_user_gave_them():
+            super()._push_from_checkpoint(checkpoint_folder)
+
     @contextmanager
-    def _keeping_all(self) -> Iterator[None]:
-        """Without removing old checkpoints: they are needed until the new one is sealed."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
+    def _as_the_user_gave_them(self) -> Iterator[None]:
+        """Within the block `args` may be written to a file."""
+        now = self.args.save_total_limit
+        self.args.save_total_limit = now if self._limit is None else self._limit
         try:
             yield
         finally:
-            self.args.save_total_limit = limit
+            self.args.save_total_limit = now
 
     def _load_from_checkpoint(self, *args: Any, **keywords: Any) -> None:
         with no_code(f"the weights in {self._checkpoint}"):

@@ -1,12 +1,14 @@
 """A Trainer's checkpoints with a recipe: what is added to them, and which of them can be resumed from exactly.
 
 The Trainer writes its parts in place. What makes them trustworthy comes last: `finetricks.json` with the size and
-checksum of each, after all of them are on disk.
+checksum of each that a resume reads, after they are on disk. What else lies there is others' affair.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +26,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRICKS_FILE, MANIFEST = "finetricks.pt", "finetricks.json"
+INDEX = "model.safetensors.index.json"
 WEIGHTS = (
     "model.safetensors",
-    "model.safetensors.index.json",
+    INDEX,
     "adapter_model.safetensors",
     "pytorch_model.bin",
+)
+SHARDS = "model-*-of-*.safetensors"
+SEALED = (
+    *WEIGHTS,
+    SHARDS,
+    "optimizer.*",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "trainer_state.json",
+    TRICKS_FILE,
 )
 
 
@@ -41,11 +55,11 @@ def save_tricks(folder: Path, session: Session) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Flush all that a checkpoint holds, and then write its manifest."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST]
-    for path in files:
-        flush(path)
-    write_manifest(folder, [path.relative_to(folder).as_posix() for path in files], MANIFEST)
+    """Flush what a resume reads, and then write its manifest. Each of these files is read once more for that."""
+    names = sorted(path.name for path in folder.iterdir() if any(fnmatch(path.name, form) for form in SEALED))
+    for name in names:
+        flush(folder / name)
+    write_manifest(folder, names, MANIFEST)
     flush(folder.parent)
 
 
@@ -70,8 +84,18 @@ def why_not_whole(folder: Path, world_size: int = 1) -> str:
         missing = ["model.safetensors", *missing]
     if missing:
         return f"lacks {', '.join(missing)}"
-    found = damage(folder, parts, MANIFEST)
+    found = damage(folder, parts, MANIFEST) or damage(folder, _weights(folder), MANIFEST)
     return f"is damaged ({found})" if found else ""
+
+
+def _weights(folder: Path) -> list[str]:
+    """The sealed files of weights, but for those that somebody has replaced by another: an adapter's callbacks do."""
+    sealed = json.loads((folder / MANIFEST).read_bytes())
+    whole = (folder / INDEX).is_file()  # each of the shards is needed
+    forms = (*WEIGHTS, SHARDS)
+    return [
+        name for name in sealed if any(fnmatch(name, form) for form in forms) and (whole or (folder / name).is_file())
+    ]
 
 
 def usable_checkpoint(asked: str | bool | None, args: TrainingArguments) -> Path | None:

@@ -8,17 +8,19 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from finetricks.atomic import holds_nothing, is_partial, refuse_links, write_atomically
 from finetricks.errors import InputError
 from finetricks.recipe import Recipe
+from finetricks_tuning.data_sets import FOLDER as DATA_SETS
 from finetricks_tuning.study import Study
 
-STUDY, LOCK = "study.yaml", ".lock"
-FILES = ("trials.jsonl", "cells.json", "summary.json", "report.html", ".stop", ".hold")
-FOLDERS = ("cells", "data_sets", "plans", "tensorboard", "mlflow", "wandb")
+WANDB = "wandb"
+STUDY, LOCK, LEDGER, PLAN = "study.yaml", ".lock", "trials.jsonl", "cells.json"
+FILES = (LEDGER, PLAN, "summary.json", "report.html", ".stop", ".hold")
+FOLDERS = ("cells", DATA_SETS, "plans", "tensorboard", "mlflow", WANDB)
 OWN = frozenset({STUDY, LOCK, *FILES, *FOLDERS})
 """All that a study's folder holds."""
 
@@ -39,11 +41,11 @@ def check_folder(folder: Path, study: Study, *, resume: bool, overwrite: bool) -
         raise InputError(f"{folder} is a file; name a folder")
     if not folder.is_dir():
         return
-    if not (folder / STUDY).is_file():
+    if not is_study(folder):
         if holds_nothing(folder, {LOCK}):
             return
         raise InputError(f"{folder} is not empty and holds no study; name a new or an empty folder")
-    refuse_links(folder)
+    refuse_links_in(folder)
     if resume:
         _check_extends(study, Study.load(folder / STUDY, catalog=study.catalog), folder)
     elif not overwrite:
@@ -53,6 +55,20 @@ def check_folder(folder: Path, study: Study, *, resume: bool, overwrite: bool) -
             f"{folder} also holds {', '.join(others[:3])}, which no study has written and --overwrite would delete; "
             "move it away, or name another folder"
         )
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a sweep has begun here. Its YAML alone is none: its author may keep that in a folder of their own."""
+    return (folder / STUDY).is_file() and ((folder / LOCK).is_file() or (folder / PLAN).is_file())
+
+
+def refuse_links_in(folder: Path) -> None:
+    """`refuse_links` for a study's folder, but for the links that wandb makes among its own files.
+
+    Nothing of finetricks reads or writes there, and removing them follows no link.
+    """
+    studies = [folder, *(folder / DATA_SETS).glob("*")]
+    refuse_links(folder, {own for study in studies for own in (study / WANDB).glob("*/wandb")})
 
 
 def with_more_seeds(study: Study, folder: Path, count: int) -> Study:
@@ -88,20 +104,26 @@ def writing(folder: Path, study: Study, *, overwrite: bool) -> Iterator[None]:
         except OSError:
             raise InputError(f"another sweep is at work in {folder}; wait for it, or name another folder") from None
         if overwrite:
-            for path in folder.iterdir():
-                if path.name in (LOCK, STUDY) or not _is_own(path.name):
-                    continue  # the study is replaced: without it a kill would leave a folder that holds none
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _empty(folder)
         _remove_old_partials(folder)
         write_atomically(folder / STUDY, study.to_yaml())
         yield
 
 
+def _empty(folder: Path) -> None:
+    """Remove a study but for what says that there is one: a kill leaves one to be removed that has no results."""
+    first = (LEDGER, PLAN)  # what says which cells are done
+    for path in sorted(folder.iterdir(), key=lambda path: path.name not in first):
+        if _is_own(path.name) and path.name not in (LOCK, STUDY):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _remove_old_partials(folder: Path) -> None:
     """Remove what killed writers have left, but not what `report --watch` may be writing at this moment."""
     for path in folder.iterdir():
-        if is_partial(path.name) and time.time() - path.stat().st_mtime > HOUR:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # it was written by now, and has its name
+            if is_partial(path.name) and time.time() - path.stat().st_mtime > HOUR:
+                path.unlink()
 
 
 def _is_own(name: str) -> bool:

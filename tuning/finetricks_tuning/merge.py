@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetricks.atomic import refuse_links, write_atomically
+from finetricks.atomic import write_atomically
 from finetricks.catalog import Catalog
 from finetricks.errors import InputError
 from finetricks_tuning.cell import DATA_SOURCES
 from finetricks_tuning.cell_run import cell_folder
-from finetricks_tuning.folder import STUDY, writing
+from finetricks_tuning.folder import STUDY, refuse_links_in, writing
 from finetricks_tuning.ledger import FINISHED, Ledger, Trial
 from finetricks_tuning.manifest import CONFIRM, Manifest, PlannedCell
 from finetricks_tuning.results import write_summary
@@ -42,7 +42,7 @@ class Part:
     @classmethod
     def read(cls, folder: Path, catalog: Catalog | None) -> Part:
         manifest = Manifest.read(folder)  # says so when there is no study
-        refuse_links(folder)  # what they point to would be copied
+        refuse_links_in(folder)  # what they point to would be copied
         trials, _ = Ledger(folder / LEDGER).read()
         return cls(folder, Study.load(folder / STUDY, catalog=catalog), manifest, trials)
 

@@ -6,8 +6,11 @@ import json
 import os
 import re
 
-SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH|COOKIE|PRIVATE", re.IGNORECASE)
-"""In the name of an environment variable."""
+SECRET = re.compile(
+    r"(TOKEN|KEY|SECRET|PASS|PASSWORD|PASSWD|PASSPHRASE|PWD|CREDENTIAL|AUTH|AUTHORIZATION|COOKIE|PRIVATE)S?(_|$)",
+    re.IGNORECASE,
+)
+"""In the name of an environment variable: the end of one of its words (`GIT_AUTHOR_NAME` is none)."""
 
 SHORTEST = 8  # characters; shorter values would be found in words
 _IN_ADDRESS = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
@@ -16,9 +19,14 @@ _IN_ADDRESS = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
 def redacted(text: str) -> str:
     """`text` with `<NAME>` for the value of each environment variable that is named like a secret.
 
-    User names and passwords in addresses (`https://user:password@host`) go, too.
+    Where one lies (`SSH_KEY_DIR`) is no secret. User names and passwords in addresses (`https://user:password@host`)
+    go, too.
     """
-    secrets = {value: name for name, value in os.environ.items() if SECRET.search(name) and len(value) >= SHORTEST}
+    secrets = {
+        value: name
+        for name, value in os.environ.items()
+        if SECRET.search(name) and len(value) >= SHORTEST and not os.path.exists(value)
+    }
     for value in sorted(secrets, key=len, reverse=True):
         for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1]):
             text = text.replace(form, f"<{secrets[value]}>")

@@ -9,14 +9,20 @@ from finetricks.errors import InputError
 from finetricks.yaml_file import load_yaml
 from finetricks_tuning.across import Across
 from finetricks_tuning.data_sets import FOLDER, NAME
-from finetricks_tuning.folder import STUDY
+from finetricks_tuning.folder import STUDY, refuse_links_in
 from finetricks_tuning.manifest import FILE as PLAN
 from finetricks_tuning.report import write_report, write_report_across
 from finetricks_tuning.summary import Summary, summarise
 
 
 def results_of(folder: Path) -> Summary | Across:
-    """What the study in `folder` came to so far, on one data set or on several. Raises `InputError` for no study."""
+    """What the study in `folder` came to so far, on one data set or on several.
+
+    Raises:
+        InputError: it holds no study, or a symbolic link: what that points to would be shown.
+    """
+    if os.path.isdir(folder):
+        refuse_links_in(folder)
     if not os.path.isdir(folder / FOLDER) or not (folder / STUDY).is_file():
         return summarise(folder)
     named = _data_sets(folder)
@@ -34,7 +40,7 @@ def _data_sets(folder: Path) -> list[str]:
     if not isinstance(named, dict):
         raise InputError(f"{study.place(('data_sets',))}: the folder holds several data sets, but its study names none")
     for name in named:
-        if not isinstance(name, str) or not NAME.fullmatch(name) or (folder / FOLDER / name).is_symlink():
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise InputError(f"{folder / STUDY}: {name!r} names no folder of a data set in {folder / FOLDER}")
     return list(named)
 

@@ -16,7 +16,7 @@ Kind = Literal["classification", "regression", "multi_label"]
 Columns = Mapping[str, Sequence[str]]
 """The label columns as text."""
 
-_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
+_NUMBER = re.compile(r"[^\S\x1c-\x1f]*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?[^\S\x1c-\x1f]*")  # as `float` strips
 _LIKE_A_NUMBER = re.compile(r"\s*[-+]?\d[\d.,' \u00a0\u202f]*([eE][-+]?\d+)?\s*")
 _FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetricks.errors import Problem, RecipeError
 from finetricks.settings import Data
@@ -53,6 +53,15 @@ class Task:
     fingerprint: str
     notes: tuple[str, ...]
     trust_remote_code: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: a tokenizer whose code comes with the model can only be loaded there, not unpickled."""
+        return vars(self) | ({"tokenizer": None} if self.trust_remote_code else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["tokenizer"] is None:
+            state = state | {"tokenizer": load_tokenizer(state["model_name"], trust=True)}
+        vars(self).update(state)
 
     def model(self, seed: int) -> PreTrainedModel:
         """A fresh model with a head for this task, whose new weights are drawn from `seed`. Raises `ModelError`."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from finetricks import CheckpointError, InputError
 from finetricks.checkpoint import Checkpoints
+from finetricks.structure import settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def key_of(model: nn.Module, facts: Mapping[str, Any], code: Iterable[Callable[.
     first = next(model.parameters())
     whole = {
         "facts": facts,
-        "structure": [_structure(name, module) for name, module in model.named_modules()],
+        "structure": [[name, type(m).__qualname__, settings_of(m)] for name, m in model.named_modules()],
         "code": sorted(_hash_of(file) for file in _files(model, code)),
         "versions": [torch.__version__, transformers.__version__],
         "on": torch.cuda.get_device_name(first.device)
@@ -118,16 +119,6 @@ def key_of(model: nn.Module, facts: Mapping[str, Any], code: Iterable[Callable[.
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.requires_grad}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
-
-
-def _structure(name: str, module: nn.Module) -> list[Any]:
-    """A module's kind and its plain attributes: probabilities, sizes, the functions that it calls."""
-    attributes = {
-        key: value.__qualname__ if inspect.isfunction(value) else value
-        for key, value in vars(module).items()
-        if key != "training" and (isinstance(value, (bool, int, float, str)) or inspect.isfunction(value))
-    }
-    return [name, type(module).__qualname__, attributes]
 
 
 def _files(model: nn.Module, code: Iterable[Callable[..., Any]]) -> set[Path]:
