@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -132,6 +133,61 @@ def test_a_finite_loss_and_its_gradient_are_carried_bit_for_bit() -> None:
         loss.backward()
         assert loss.item() == (x * 3).item()
         assert x.grad.item() == 3.0
+
+
+class SpoilsOne(Trick):
+    """The gradient of one weight is no number at a step; those below it are finite."""
+
+    at: int
+
+    @hookimpl(wrapper=True)
+    def loss(self, step: Step):
+        loss = yield
+        bias = step.model.classifier.bias
+        return loss + 0 * _Spoilt.apply(bias.sum()) if step.progress.step == self.at else loss
+
+
+def test_without_clipping_any_gradient_tells() -> None:
+    session = tiny.recipe(SpoilsOne(at=2), clip=0.0).bind(tiny.bert(), tiny.loader())
+    with pytest.raises(Diverged, match="diverged at step 2: the gradient is not finite"):
+        tiny.train(session)
+    assert session.model.classifier.bias.isfinite().all()
+
+
+def test_the_optimizer_is_not_asked_to_do_a_step_that_is_skipped() -> None:
+    steps: list[int] = []
+    session = tiny.recipe(Infinite(at=(1,)), nonfinite_patience=1).bind(tiny.bert(), tiny.loader())
+    session.optimizer.register_step_pre_hook(lambda *_: steps.append(session.global_step))
+    tiny.train(session, steps=3)
+    assert steps == [0, 2]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_session_that_has_diverged_can_go_back_to_a_checkpoint(precision: str) -> None:
+    recipe = tiny.recipe(Infinite(at=(3,)), accumulation=2, precision=precision)
+    session = recipe.bind(tiny.bert(), tiny.loader())
+    tiny.train(session, steps=2)
+    saved = copy.deepcopy(session.state_dict())
+    for _ in range(2):
+        with pytest.raises(Diverged, match="diverged at step 3"):
+            tiny.train(session)
+        assert all(parameter.grad is None for parameter in session.model.parameters())
+        session.state_dict()  # between steps
+        session.load_state_dict(copy.deepcopy(saved))  # an optimizer takes up the tensors that it is given
+    tiny.train(session, steps=3)
+    straight = recipe.bind(tiny.bert(), tiny.loader())
+    tiny.train(straight, steps=3)
+    assert tiny.equal(session.model, straight.model)
+
+
+def test_a_weight_that_is_infinite_by_design_is_no_divergence() -> None:
+    model = tiny.bert()
+    model.bert.embeddings.mask = torch.nn.Parameter(torch.tensor([0.0, -math.inf]), requires_grad=False)
+    session = tiny.recipe().bind(model, tiny.loader())
+    session.check_weights()
+    model.classifier.bias.data[0] = math.nan
+    with pytest.raises(Diverged, match="weight classifier.bias"):
+        session.check_weights()
 
 
 # -- a run in a folder ------------------------------------------------------------------------------------

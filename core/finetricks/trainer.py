@@ -26,6 +26,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from finetricks.arguments import check_arguments
 from finetricks.checkpoint import no_code
 from finetricks.compiled import Options, many_codes, refuse_compiled, uncompiled
+from finetricks.distributed import Ranks
 from finetricks.errors import FinetricksError
 from finetricks.layer_pass import taken, undisturbed, without
 from finetricks.layers import find_layers
@@ -244,6 +245,7 @@ class TrickMixin(Trainer):
             compile_options=self._compile_options(),
             forward=forward,
             replan=lambda decisions: compiled(decisions=decisions),
+            peers=Ranks(self.args.process_index, self.args.world_size),
         )
         return optimizer
 
