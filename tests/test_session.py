@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+from dataclasses import replace
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -550,3 +551,11 @@ def test_a_state_that_lacks_a_part_is_refused(part: str) -> None:
     told = "does not say which run" if part == "identity" else f"the state lacks {part}"
     with pytest.raises(CheckpointError, match=told):
         bound(tiny.Unfreeze()).load_state_dict(state)
+
+
+def test_what_tricks_are_told_can_be_copied_and_pickled() -> None:
+    session = tiny.recipe().bind(tiny.bert(), tiny.loader())
+    progress = replace(session.plan.progress(3), decisions={"thaw": 2})
+    for twin in (copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
+        assert twin(progress) == progress
+        assert twin(session.layers) == session.layers
