@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def test_a_run_fails_of_its_own_trick_and_says_which(case: Bad, plugin: Path) ->
 def test_a_class_that_cannot_be_used_takes_only_itself_down(
     case: Bad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert issubclass(installed().get("stlr"), Trick)  # its import may take its time
+    monkeypatch.setattr("finetricks.loading._given_up", {})
     monkeypatch.setenv("FINETRICKS_LOAD_SECONDS", "0.5" if case.name == "takes_for_ever" else "60")
     monkeypatch.syspath_prepend(tmp_path)
     module = f"bad_{case.name}"
@@ -109,6 +112,37 @@ def test_a_class_that_cannot_be_used_takes_only_itself_down(
     with pytest.raises(InputError, match=str(tmp_path)) as error:  # the same as a plugin file
         installed().with_file(tmp_path / f"{module}.py")
     assert case.words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "loads"), [("five", False), ("nan", False), ("0", False), ("inf", True), ("1e30", True)]
+)
+def test_the_time_that_an_import_may_take_is_a_number_of_seconds(
+    given: str, loads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETRICKS_LOAD_SECONDS", given)
+    (tmp_path / "own.py").write_text(TAKEN.format("Own"))
+    if loads:
+        assert issubclass(installed().with_file(tmp_path / "own.py").get("own"), Trick)
+    else:
+        with pytest.raises(InputError, match=f"FINETRICKS_LOAD_SECONDS is '{given}'; give a number of seconds"):
+            installed().with_file(tmp_path / "own.py")
+
+
+ASKING = """
+from finetricks.catalog import Catalog, Entry
+entry = Entry("own", "their-tricks", "1", "their_trick:Own")
+FOUND = Catalog({"own": entry}).get("own")
+"""
+
+
+def test_a_module_may_ask_at_import_for_a_trick_that_imports_it(tmp_path: Path) -> None:
+    (tmp_path / "their_app.py").write_text(ASKING)
+    (tmp_path / "their_trick.py").write_text("import their_app\n" + TAKEN.format("Own"))
+    command = [sys.executable, "-c", "import their_app; print(their_app.FOUND.__name__)"]
+    environment = {**os.environ, "FINETRICKS_LOAD_SECONDS": "5", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    assert (done.stdout, done.returncode) == ("Own\n", 0), done.stderr
 
 
 # -- names ------------------------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ import ray
 import tiny
 from bad_plugins import CHANGING, GIVING, HEADER, IMPURE, ODD, RAISING, TRAINED, Bad, plain
 from finetricks.catalog import installed
+from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.ledger import Ledger, Trial
+from finetricks_tuning.limit import forget, limited, trail_of
 from finetricks_tuning.study import Study
 from finetricks_tuning.summary import Summary
 from finetricks_tuning.sweep import sweep
@@ -82,12 +84,32 @@ def test_a_cell_whose_time_is_up_is_ended_and_has_failed_when_it_is_tried_again(
 
     assert cell("100", "0").returncode == 0
     assert list((tmp_path / "cells").iterdir()) == []
-    assert cell("0.001", "1000").returncode == 1  # it would take longer than this test may
+    assert cell("0.05", "1000").returncode == 1  # it would take longer than this test may
     again = cell("100", "0")
     assert "TookTooLong: took longer than cell_minutes allows, the last time within trick 'hangs' of corpus.py" in (
         again.stderr
     )
     assert cell("100", "0").returncode == 0
+
+
+def test_what_a_cell_left_whose_study_was_killed_is_not_held_against_it(tmp_path: Path) -> None:
+    order = CellOrder("key", "c", {}, {}, "task", {})
+    stack = trail_of(order, tmp_path).with_suffix(".late")
+    stack.parent.mkdir()
+    stack.write_text("Timeout (0:01:00)!")
+    forget(tmp_path)
+    with limited(order, tmp_path, None):
+        pass
+    assert list(stack.parent.iterdir()) == []
+
+
+def test_a_cell_is_limited_where_its_trail_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = CellOrder("key", "c", {}, {}, "task", {})
+    trail_of(order, tmp_path).mkdir(parents=True)  # in its place
+    begun: list[float] = []
+    monkeypatch.setattr("faulthandler.dump_traceback_later", lambda seconds, **_: begun.append(seconds))
+    with limited(order, tmp_path, 2):
+        assert begun == [120]
 
 
 def check(cases: list[Bad], status: str, trials: dict[str, Trial]) -> None:

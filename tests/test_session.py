@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
-from dataclasses import replace
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 

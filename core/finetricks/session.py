@@ -50,7 +50,7 @@ MIN_LOSS_SCALE = 1e-4
 
 
 LOOK_EVERY = 1000
-"""At least so many steps lie between two looks at what hooks must leave alone: where an epoch is short, they are dear."""
+"""So many steps at least lie between two looks at what hooks must leave alone, which are dear."""
 
 
 @dataclass(frozen=True)

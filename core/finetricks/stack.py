@@ -413,7 +413,7 @@ def _before(hook: str, model: nn.Module, arguments: Mapping[str, Any]) -> Untouc
 
 
 def _is_factor(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and float(value) >= 0
 
 
 def _not_a_factor(value: Any) -> str:
