@@ -14,6 +14,7 @@ from transformers import Trainer
 
 import tiny
 from finetricks import Diverged, Recipe, Step, Trick, TrickTrainer, hookimpl
+from finetricks.distributed import Ranks
 from finetricks.runner import run
 from test_trainer import trainer_of
 
@@ -303,4 +304,24 @@ def test_under_a_loss_scaler_a_gradient_that_is_not_finite_ends_the_run_when_the
     session._losses = []
     trainer.accelerator.scaler = Scaler(1e-5)
     with pytest.raises(Diverged, match="diverged at step 5: the gradient at a loss scale of 1e-05 is not finite"):
+        trainer._get_grad_norm(trainer.model, math.inf)
+
+
+class Two(Ranks):
+    """This rank, and another whose loss is not finite."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, True if isinstance(value, bool) else value]
+
+
+def test_under_a_loss_scaler_all_ranks_of_a_trainer_hear_of_a_loss_that_is_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetricks.trainer.Ranks", Two)
+    trainer = trainer_of(tiny.recipe(), tmp_path)
+    trainer.train()
+    trainer.session.enter(5)
+    monkeypatch.setattr(Trainer, "_get_grad_norm", lambda self, model, grad_norm=None: grad_norm)
+    monkeypatch.setattr(trainer.accelerator, "scaler", Scaler(1024.0))
+    with pytest.raises(Diverged, match="diverged at step 5: the loss is not finite"):
         trainer._get_grad_norm(trainer.model, math.inf)

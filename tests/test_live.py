@@ -68,8 +68,8 @@ def test_the_interval_is_students_of_the_mean_over_seeds() -> None:
     plan = manifest(["baseline", "stlr"], 3, alpha=0.1)
     values = [("baseline", 0, 0.80), ("baseline", 1, 0.84), ("baseline", 2, 0.78), ("stlr", 0, 0.9)]
     trials = {cell.key: cell for cell in (trial(*value) for value in values)}
-    trials["stlr/1"] = trial("stlr", 1, None, status="diverged")
-    running = CellOrder(key="stlr/2", configuration="stlr", factors={}, recipe={}, task="", origins={})
+    trials["stlr-1"] = trial("stlr", 1, None, status="diverged")
+    running = CellOrder(key="stlr-2", configuration="stlr", factors={}, recipe={}, task="", origins={})
     found = StatusKeeper({}).now(plan, trials, [running])
     baseline, stlr = found.configurations
     assert (found.alpha, found.done, found.planned, found.phase) == (0.1, 5, 6, "compare")

@@ -7,6 +7,8 @@ any other `FinetricksError` means that the work itself failed (exit code 1).
 from __future__ import annotations
 
 import difflib
+import signal
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -100,6 +102,16 @@ def in_words(error: BaseException) -> str:
     except Exception:
         return f"{kind} (its message cannot be read)"
     return f"{kind}: {text}" if text else kind
+
+
+def ends_program(error: BaseException) -> bool:
+    """Whether an error is the user's, or that of whoever ends the process: no trick has raised it."""
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    if isinstance(error, Exception):
+        return False
+    handler = getattr(signal.getsignal(signal.SIGTERM), "__code__", None)
+    return handler is not None and any(frame.f_code is handler for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

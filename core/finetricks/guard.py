@@ -7,8 +7,6 @@ implementation, wrappers too, is called through a guard of its own.
 from __future__ import annotations
 
 import mmap
-import signal
-import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetricks.catalog import origin
-from finetricks.errors import TrickError, in_words
+from finetricks.errors import TrickError, ends_program, in_words
 from finetricks.untouched import Untouched
 
 if TYPE_CHECKING:
@@ -192,16 +190,6 @@ def is_named(error: BaseException) -> bool:
     if any(isinstance(note, str) and note.startswith(RAISED) for note in getattr(error, "__notes__", ())):
         return True
     return isinstance(error, TrickError) and str(error).startswith("trick ")
-
-
-def ends_program(error: BaseException) -> bool:
-    """Whether an error is the user's, or that of whoever ends the process: no trick has raised it."""
-    if isinstance(error, KeyboardInterrupt):
-        return True
-    if isinstance(error, Exception):
-        return False
-    handler = getattr(signal.getsignal(signal.SIGTERM), "__code__", None)
-    return handler is not None and any(frame.f_code is handler for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _sent(wrapper: Generator[None, Any, Any], value: Any) -> tuple[bool, Any]:

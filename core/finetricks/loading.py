@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from finetricks.errors import FinetricksError, InputError, in_words
+from finetricks.errors import FinetricksError, InputError, ends_program, in_words
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,8 @@ def load(function: Callable[[], Any], who: str, module: str = "") -> Any:
     else:
         _in_time(attempt, who, module)
     if (error := outcome.get("error")) is not None:
-        if at_once and isinstance(error, KeyboardInterrupt):
-            raise error  # the user's: in a thread of its own it can only be the module's
+        if at_once and ends_program(error):
+            raise error  # in a thread of its own it can only be the module's
         raise LoadFailed(in_words(error)) from error
     return outcome["value"]
 

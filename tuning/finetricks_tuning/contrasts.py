@@ -31,7 +31,7 @@ class Contrast:
         weights: of configurations that have finished cells; none when there is nothing to compare.
         treated: the configurations with the level, whether or not they have finished cells.
         untreated: those that they are compared with.
-        pairs: each treated configuration beside its twin, which differs from it in the level alone, where one is planned.
+        pairs: each treated configuration beside its twin, which differs in the level alone, where one is planned.
         note: what is missing.
     """
 
