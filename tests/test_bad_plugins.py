@@ -121,6 +121,7 @@ def test_the_time_that_an_import_may_take_is_a_number_of_seconds(
     given: str, loads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINETRICKS_LOAD_SECONDS", given)
+    monkeypatch.setattr("finetricks.loading.SAID_AFTER", 0.0)
     (tmp_path / "own.py").write_text(TAKEN.format("Own"))
     if loads:
         assert issubclass(installed().with_file(tmp_path / "own.py").get("own"), Trick)
@@ -391,7 +392,7 @@ def test_a_weight_that_is_written_to_and_put_back_is_said_to_be() -> None:
 
 
 def test_a_batch_may_be_made_in_inference_mode() -> None:
-    session = tiny.recipe(Adds()).bind(tiny.bert(), tiny.loader())
+    session = tiny.recipe(tiny.TwicePass()).bind(tiny.bert(), tiny.loader())
     batch = next(session.batches())
     with torch.inference_mode():
         batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
