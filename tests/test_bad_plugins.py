@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ import torch
 
 import tiny
 from bad_plugins import CLASSES, HEADER, TRAINED, Bad
-from finetricks import Diverged, InputError, Recipe, Trick, TrickError, hookimpl
+from finetricks import Diverged, InputError, ParamOptions, Recipe, Trick, TrickError, hookimpl
 from finetricks.catalog import Catalog, Entry, UnknownTrick, installed
 from finetricks.cli import main
 from finetricks.distributed import describe
@@ -90,6 +94,8 @@ def test_a_run_fails_of_its_own_trick_and_says_which(case: Bad, plugin: Path) ->
 def test_a_class_that_cannot_be_used_takes_only_itself_down(
     case: Bad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert issubclass(installed().get("stlr"), Trick)  # its import may take its time
+    monkeypatch.setattr("finetricks.loading._given_up", {})
     monkeypatch.setenv("FINETRICKS_LOAD_SECONDS", "0.5" if case.name == "takes_for_ever" else "60")
     monkeypatch.syspath_prepend(tmp_path)
     module = f"bad_{case.name}"
@@ -106,6 +112,38 @@ def test_a_class_that_cannot_be_used_takes_only_itself_down(
     with pytest.raises(InputError, match=str(tmp_path)) as error:  # the same as a plugin file
         installed().with_file(tmp_path / f"{module}.py")
     assert case.words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "loads"), [("five", False), ("nan", False), ("0", False), ("inf", True), ("1e30", True)]
+)
+def test_the_time_that_an_import_may_take_is_a_number_of_seconds(
+    given: str, loads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETRICKS_LOAD_SECONDS", given)
+    monkeypatch.setattr("finetricks.loading.SAID_AFTER", 0.0)
+    (tmp_path / "own.py").write_text(TAKEN.format("Own"))
+    if loads:
+        assert issubclass(installed().with_file(tmp_path / "own.py").get("own"), Trick)
+    else:
+        with pytest.raises(InputError, match=f"FINETRICKS_LOAD_SECONDS is '{given}'; give a number of seconds"):
+            installed().with_file(tmp_path / "own.py")
+
+
+ASKING = """
+from finetricks.catalog import Catalog, Entry
+entry = Entry("own", "their-tricks", "1", "their_trick:Own")
+FOUND = Catalog({"own": entry}).get("own")
+"""
+
+
+def test_a_module_may_ask_at_import_for_a_trick_that_imports_it(tmp_path: Path) -> None:
+    (tmp_path / "their_app.py").write_text(ASKING)
+    (tmp_path / "their_trick.py").write_text("import their_app\n" + TAKEN.format("Own"))
+    command = [sys.executable, "-c", "import their_app; print(their_app.FOUND.__name__)"]
+    environment = {**os.environ, "FINETRICKS_LOAD_SECONDS": "5", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    assert (done.stdout, done.returncode) == ("Own\n", 0), done.stderr
 
 
 # -- names ------------------------------------------------------------------------------------------------
@@ -179,8 +217,13 @@ class Late(Trick):
             model.classifier.weight.data.mul_(2)
 
 
-@pytest.mark.parametrize(("at", "noticed"), [(0, True), (1, False), (6, True)])
-def test_a_hooks_surroundings_are_looked_at_in_the_first_step_of_each_epoch(at: int, noticed: bool) -> None:
+@pytest.mark.parametrize(
+    ("at", "every", "noticed"), [(0, 1000, True), (1, 1, False), (6, 1, True), (6, 7, False), (6, 1000, False)]
+)
+def test_a_hooks_surroundings_are_looked_at_in_the_first_step_and_at_an_epochs_start_not_too_often(
+    at: int, every: int, noticed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetricks.session.LOOK_EVERY", every)
     session = tiny.recipe(Late(at=at)).bind(tiny.bert(), tiny.loader())
     assert session.plan.steps_per_epoch == 6
     if noticed:
@@ -233,3 +276,124 @@ def test_a_diverged_run_names_the_first_that_was_not_finite(
     assert diverged.value.__notes__ == [
         f"the first value that is not finite is what trick 'loss_becomes_infinite' of {plugin} gave in its hook 'loss'"
     ]
+
+
+class Adds(Trick):
+    """Changes a loss by a little, whatever it is."""
+
+    @hookimpl(wrapper=True)
+    def loss(self):
+        return (yield) + 0.1
+
+
+class Owns(Trick):
+    """A loss that is finite where the outputs are."""
+
+    @hookimpl
+    def loss(self, outputs: Any) -> torch.Tensor:
+        return outputs.logits.mean()
+
+
+@pytest.mark.parametrize("trick", [Adds, Owns])
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("classifier.bias", float("nan"), "the weight classifier.bias is not finite"),
+        ("classifier.weight", 3e38, "the first values that are not finite are the model's own outputs"),
+    ],
+)
+def test_nobody_is_blamed_for_what_was_not_finite_before(
+    trick: type[Trick], name: str, value: float, told: str
+) -> None:
+    session = tiny.recipe(trick()).bind(tiny.bert(), tiny.loader())
+    session.model.get_parameter(name).data.fill_(value)
+    session.model.bert.pooler.dense.bias.data.fill_(9.0)  # tanh gives 1: the logits are 16 times the weight
+    with pytest.raises(Diverged) as diverged:
+        tiny.train(session)
+    assert diverged.value.__notes__ == [told]
+
+
+class Waits(Trick):
+    """Is sent a signal while it computes."""
+
+    number: int
+
+    @hookimpl
+    def regularize(self) -> None:
+        os.kill(os.getpid(), self.number)
+
+
+class Swallows(Trick):
+    """Lets nothing through."""
+
+    @hookimpl(wrapper=True)
+    def loss(self):
+        try:
+            return (yield)
+        except BaseException:
+            return torch.zeros(())
+
+
+def test_whoever_ends_the_process_is_not_taken_for_the_trick() -> None:
+    def preempted(*_: Any) -> None:
+        sys.exit("preempted")
+
+    before = signal.signal(signal.SIGTERM, preempted)
+    try:
+        with pytest.raises(SystemExit, match="^preempted$"):
+            tiny.train(tiny.recipe(Waits(number=signal.SIGTERM)).bind(tiny.bert(), tiny.loader()))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.train(tiny.recipe(Waits(number=signal.SIGINT)).bind(tiny.bert(), tiny.loader()))
+
+
+def test_a_wrapper_does_not_keep_an_interrupt_to_itself() -> None:
+    def interrupted(outputs: Any, batch: Any) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    session = tiny.recipe(Swallows()).bind(tiny.bert(), tiny.loader(), criterion=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.train(session)
+
+
+def test_numbers_of_numpy_are_factors() -> None:
+    class Numpy(Trick):
+        """Computes with numpy."""
+
+        @hookimpl
+        def param_groups(self) -> dict[str, ParamOptions]:
+            return {"head": ParamOptions(lr_factor=np.float32(0.5))}
+
+        @hookimpl
+        def schedule(self) -> Any:
+            return np.float32(0.25)
+
+    plan = tiny.recipe(Numpy()).bind(tiny.bert(), tiny.loader()).plan
+    assert type(plan.groups[-1].lr_factor) is float
+    assert (plan.groups[-1].lr_factor, plan.schedule[0]) == (0.5, 0.25)
+
+
+def test_a_weight_that_is_written_to_and_put_back_is_said_to_be() -> None:
+    class Perturbs(Trick):
+        """Adversarial weight perturbation, in place."""
+
+        @hookimpl(wrapper=True)
+        def loss(self, step: Any):
+            loss = yield
+            with torch.no_grad():
+                step.model.classifier.bias.add_(1).sub_(1)
+            return loss
+
+    with pytest.raises(
+        TrickError, match=r"wrote to the weight 'classifier.bias', even if .*torch.func.functional_call"
+    ):
+        tiny.train(tiny.recipe(Perturbs()).bind(tiny.bert(), tiny.loader()))
+
+
+def test_a_batch_may_be_made_in_inference_mode() -> None:
+    session = tiny.recipe(tiny.TwicePass()).bind(tiny.bert(), tiny.loader())
+    batch = next(session.batches())
+    with torch.inference_mode():
+        batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
+    assert session.loss(batch).isfinite()

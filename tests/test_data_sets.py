@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,16 @@ def test_data_sets_that_agree_are_not_said_to_differ() -> None:
 def test_less_can_be_better() -> None:
     parts = {name: summary([0.10, 0.12, 0.14], greater_is_better=False) for name in ("a", "b")}
     assert Across.of(parts).rows[0].verdict == "hurts"
+
+
+@pytest.mark.parametrize(("by", "row"), [(-1, "lost_without"), (1, "lost")])
+def test_what_one_side_lost_on_any_data_set_is_not_said_to_be_better_or_worse(by: int, row: str) -> None:
+    parts = {name: summary([by * d for d in (0.10, 0.12, 0.14)]) for name in ("a", "b")}
+    assert Across.of(parts).rows[0].verdict == ("helps" if by > 0 else "hurts")
+    parts["b"] = replace(parts["b"], rows=tuple(replace(r, **{row: 2}) for r in parts["b"].rows))
+    (found,) = Across.of(parts).rows
+    assert (found.verdict, getattr(found, row)) == ("undecided", 2)
+    assert found.note.endswith(f"so it is not said to {'help' if by > 0 else 'hurt'}")
 
 
 def test_a_data_set_without_an_estimate_is_named_and_one_seed_gives_no_verdict() -> None:

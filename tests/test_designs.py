@@ -436,7 +436,7 @@ def effects(of: Study, means: Mapping[str, float], noise: float = 0.0, seeds: in
     rng = np.random.default_rng(0)
     blocks = rng.normal(0, 0.03, seeds)
     values = {(name, s): mean + blocks[s] + noise * rng.normal() for name, mean in means.items() for s in range(seeds)}
-    contest = Contest(levels(of), values, {}, True, 0.05, of.design.contrasts)
+    contest = Contest(levels(of), values, [], True, 0.05, of.design.contrasts)
     return {effect.name: effect for effect in level_effects(contest)}
 
 
@@ -481,7 +481,7 @@ def test_effects_agree_with_ordinary_least_squares_of_statsmodels() -> None:
     values = {(name, seed): means[name] + 0.02 * seed + rng.normal(0, 0.01) for name in means for seed in range(3)}
     found = {
         effect.name: effect
-        for effect in level_effects(Contest(levels(of), values, {}, True, 0.05, of.design.contrasts))
+        for effect in level_effects(Contest(levels(of), values, [], True, 0.05, of.design.contrasts))
     }
     rows = [
         {"value": value, "seed": f"s{seed}", "cell": name} | {f: float(x != "off") for f, x in levels(of)[name].items()}
@@ -505,7 +505,7 @@ def test_intervals_of_a_plackett_burman_design_hold_the_true_effects() -> None:
     for _ in range(400):
         blocks = rng.normal(0, 0.03, 3)
         values = {(name, s): means[name] + blocks[s] + rng.normal(0, 0.01) for name in names for s in range(3)}
-        for effect in level_effects(Contest(levels(of), values, {}, True, 0.05, of.design.contrasts)):
+        for effect in level_effects(Contest(levels(of), values, [], True, 0.05, of.design.contrasts)):
             assert effect.ci is not None
             held += effect.ci[0] <= TRUE[effect.name] <= effect.ci[1]
     assert held / 2000 == pytest.approx(0.95, abs=0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import Trainer
 
 import tiny
 from finetricks import Diverged, Recipe, Step, Trick, TrickTrainer, hookimpl
+from finetricks.distributed import Ranks
 from finetricks.runner import run
 from test_trainer import trainer_of
 
@@ -134,6 +136,61 @@ def test_a_finite_loss_and_its_gradient_are_carried_bit_for_bit() -> None:
         assert x.grad.item() == 3.0
 
 
+class SpoilsOne(Trick):
+    """The gradient of one weight is no number at a step; those below it are finite."""
+
+    at: int
+
+    @hookimpl(wrapper=True)
+    def loss(self, step: Step):
+        loss = yield
+        bias = step.model.classifier.bias
+        return loss + 0 * _Spoilt.apply(bias.sum()) if step.progress.step == self.at else loss
+
+
+def test_without_clipping_any_gradient_tells() -> None:
+    session = tiny.recipe(SpoilsOne(at=2), clip=0.0).bind(tiny.bert(), tiny.loader())
+    with pytest.raises(Diverged, match="diverged at step 2: the gradient is not finite"):
+        tiny.train(session)
+    assert session.model.classifier.bias.isfinite().all()
+
+
+def test_the_optimizer_is_not_asked_to_do_a_step_that_is_skipped() -> None:
+    steps: list[int] = []
+    session = tiny.recipe(Infinite(at=(1,)), nonfinite_patience=1).bind(tiny.bert(), tiny.loader())
+    session.optimizer.register_step_pre_hook(lambda *_: steps.append(session.global_step))
+    tiny.train(session, steps=3)
+    assert steps == [0, 2]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_session_that_has_diverged_can_go_back_to_a_checkpoint(precision: str) -> None:
+    recipe = tiny.recipe(Infinite(at=(3,)), accumulation=2, precision=precision)
+    session = recipe.bind(tiny.bert(), tiny.loader())
+    tiny.train(session, steps=2)
+    saved = copy.deepcopy(session.state_dict())
+    for _ in range(2):
+        with pytest.raises(Diverged, match="diverged at step 3"):
+            tiny.train(session)
+        assert all(parameter.grad is None for parameter in session.model.parameters())
+        session.state_dict()  # between steps
+        session.load_state_dict(copy.deepcopy(saved))  # an optimizer takes up the tensors that it is given
+    tiny.train(session, steps=3)
+    straight = recipe.bind(tiny.bert(), tiny.loader())
+    tiny.train(straight, steps=3)
+    assert tiny.equal(session.model, straight.model)
+
+
+def test_a_weight_that_is_infinite_by_design_is_no_divergence() -> None:
+    model = tiny.bert()
+    model.bert.embeddings.mask = torch.nn.Parameter(torch.tensor([0.0, -math.inf]), requires_grad=False)
+    session = tiny.recipe().bind(model, tiny.loader())
+    session.check_weights()
+    model.classifier.bias.data[0] = math.nan
+    with pytest.raises(Diverged, match="weight classifier.bias"):
+        session.check_weights()
+
+
 # -- a run in a folder ------------------------------------------------------------------------------------
 
 
@@ -247,4 +304,24 @@ def test_under_a_loss_scaler_a_gradient_that_is_not_finite_ends_the_run_when_the
     session._losses = []
     trainer.accelerator.scaler = Scaler(1e-5)
     with pytest.raises(Diverged, match="diverged at step 5: the gradient at a loss scale of 1e-05 is not finite"):
+        trainer._get_grad_norm(trainer.model, math.inf)
+
+
+class Two(Ranks):
+    """This rank, and another whose loss is not finite."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, True if isinstance(value, bool) else value]
+
+
+def test_under_a_loss_scaler_all_ranks_of_a_trainer_hear_of_a_loss_that_is_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetricks.trainer.Ranks", Two)
+    trainer = trainer_of(tiny.recipe(), tmp_path)
+    trainer.train()
+    trainer.session.enter(5)
+    monkeypatch.setattr(Trainer, "_get_grad_norm", lambda self, model, grad_norm=None: grad_norm)
+    monkeypatch.setattr(trainer.accelerator, "scaler", Scaler(1024.0))
+    with pytest.raises(Diverged, match="diverged at step 5: the loss is not finite"):
         trainer._get_grad_norm(trainer.model, math.inf)

@@ -8,6 +8,7 @@ import itertools
 import pickle
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -642,3 +643,11 @@ def test_a_state_that_lacks_a_part_is_refused(part: str) -> None:
     told = "does not say which run" if part == "identity" else f"the state lacks {part}"
     with pytest.raises(CheckpointError, match=told):
         bound(tiny.Unfreeze()).load_state_dict(state)
+
+
+def test_what_tricks_are_told_can_be_copied_and_pickled() -> None:
+    session = tiny.recipe().bind(tiny.bert(), tiny.loader())
+    progress = replace(session.plan.progress(3), decisions={"thaw": 2})
+    for twin in (copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
+        assert twin(progress) == progress
+        assert twin(session.layers) == session.layers

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Collection
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from finetricks_tuning.contrasts import ContrastsOf, averaged, paired
 from finetricks_tuning.effects import (
     EQUIVALENT,
     HELPS,
@@ -100,13 +102,15 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
-def ablation(values: dict[tuple[str, int], float], lost: dict[str, int] | None = None, greater: bool = True) -> Contest:
+def ablation(
+    values: dict[tuple[str, int], float], lost: Collection[tuple[str, int]] = (), greater: bool = True
+) -> Contest:
     levels = {
         "base": {"a": "off", "b": "off"},
         "a": {"a": "a", "b": "off"},
         "b": {"a": "off", "b": "b"},
     }
-    return Contest(levels, values, lost or {}, greater, 0.05)
+    return Contest(levels, values, lost, greater, 0.05)
 
 
 NOISE = [0.001, -0.001, 0.0005, -0.0005, 0.0]
@@ -125,7 +129,7 @@ def test_verdicts_follow_the_direction_in_which_the_metric_is_better() -> None:
 def test_rows_of_an_ablation_name_their_estimand_and_their_seeds() -> None:
     values = cells(base=BASE, a=WITH, b=WITH)
     del values["a", 0]
-    first, second = level_effects(ablation(values, {"a": 1}))
+    first, second = level_effects(ablation(values, [("a", 0)]))
     assert (first.estimand, first.seeds, second.seeds) == ("added to the baseline", 4, 5)
     assert first.lost == 1
     assert "1 failed or diverged cell is not in the estimate" in first.note
@@ -136,7 +140,7 @@ def test_a_level_beside_a_baseline_that_lost_cells_is_not_said_to_hurt() -> None
     values = cells(base=BASE, a=[v - 0.05 + e for v, e in zip(BASE, NOISE, strict=True)], b=BASE)
     assert level_effects(ablation(values))[0].verdict == "hurts"
     del values["base", 0]
-    effect = level_effects(ablation(values, {"base": 1}))[0]
+    effect = level_effects(ablation(values, [("base", 0)]))[0]
     assert (effect.p_adjusted or 1) < 0.01
     assert (effect.verdict, effect.lost, effect.lost_without) == ("undecided", 0, 1)
     assert effect.note.endswith("1 cell without it failed or diverged, so it is not said to hurt")
@@ -145,16 +149,56 @@ def test_a_level_beside_a_baseline_that_lost_cells_is_not_said_to_hurt() -> None
 def test_a_level_that_lost_cells_is_not_said_to_help() -> None:
     values = cells(base=BASE, a=[v + 0.05 + e for v, e in zip(BASE, NOISE, strict=True)], b=BASE)
     del values["a", 0]
-    effect = level_effects(ablation(values, {"a": 1}))[0]
+    effect = level_effects(ablation(values, [("a", 0)]))[0]
     assert (effect.p_adjusted or 1) < 0.01
     assert effect.verdict == "undecided"
     assert "not said to help" in effect.note
 
 
 def test_a_level_of_which_nothing_finished_has_a_row_that_says_so() -> None:
-    effect = level_effects(ablation(cells(base=BASE, b=WITH), {"a": 5}))[0]
+    effect = level_effects(ablation(cells(base=BASE, b=WITH), [("a", seed) for seed in range(5)]))[0]
     assert (effect.name, effect.estimate, effect.verdict) == ("a", None, "no verdict")
     assert "no cell of it finished" in effect.note
+
+
+def test_counterparts_of_which_nothing_finished_are_counted() -> None:
+    """Two settings of b; without b, the baseline of a has lost every cell."""
+    lower = [v - 0.05 + e for v, e in zip(BASE, NOISE, strict=True)]
+    values = cells(baseline=BASE, a=lower, b=BASE, **{"a + b": lower})
+    levels = factorial("a", "b")
+    assert level_effects(Contest(levels, values, [], True, 0.05))[0].verdict == "hurts"
+    gone = [("baseline", seed) for seed in range(5)]
+    left = {cell: value for cell, value in values.items() if cell not in gone}
+    effect = level_effects(Contest(levels, left, gone, True, 0.05))[0]
+    assert (effect.verdict, effect.lost, effect.lost_without) == ("undecided", 0, 5)
+    assert (effect.p_adjusted or 1) < 0.05
+    assert effect.note.endswith("5 cells without it failed or diverged, so it is not said to hurt")
+
+
+@pytest.mark.parametrize("contrasts", [paired, averaged])
+def test_a_trick_that_is_broken_withholds_only_its_own_verdict(contrasts: ContrastsOf) -> None:
+    """In every cell with b its runs fail: with a and without it, so that the effect of a is measured where b is off."""
+    higher = [v + 0.05 + e for v, e in zip(BASE, NOISE, strict=True)]
+    lost = [(name, seed) for name in ("b", "a + b") for seed in range(5)]
+    contest = Contest(factorial("a", "b"), cells(baseline=BASE, a=higher), lost, True, 0.05, contrasts)
+    a, b = level_effects(contest)
+    assert (a.verdict, a.lost, a.lost_without) == ("helps", 0, 0)
+    assert (b.verdict, b.lost) == ("no verdict", 10)
+
+
+def test_a_broken_trick_withholds_no_verdict_where_no_two_configurations_are_twins() -> None:
+    """A quarter of three factors, and one more: c is lost wherever it is on."""
+    levels = {
+        name: {factor: factor if factor in name else "off" for factor in "abc"}
+        for name in ("-", "ab", "ac", "bc", "a-")
+    }
+    higher = [v + 0.05 + e for v, e in zip(BASE, NOISE, strict=True)]
+    values = cells(**{"-": BASE, "ab": higher, "a-": higher})
+    lost = [(name, seed) for name in ("ac", "bc") for seed in range(5)]
+    a, b, c = level_effects(Contest(levels, values, lost, True, 0.05, averaged))
+    assert (a.verdict, a.lost, a.lost_without) == ("helps", 0, 0)
+    assert (b.lost, b.lost_without) == (0, 0)
+    assert c.lost == 10
 
 
 def test_one_seed_is_said_plainly() -> None:
@@ -174,7 +218,7 @@ def test_main_effects_of_a_factorial_average_over_the_other_factor() -> None:
     means = {"base": 10.0, "b": 11.0, "a": 12.0, "a + b": 15.0}
     jitter = {("base", 0): 0.1, ("b", 1): 0.1, ("a", 2): 0.1}
     values = {(n, s): mean + s + jitter.get((n, s), 0.0) for n, mean in means.items() for s in range(3)}
-    contest = Contest(levels, values, {}, True, 0.05)
+    contest = Contest(levels, values, [], True, 0.05)
     effects = {effect.name: effect for effect in level_effects(contest)}
     bump = 0.1 / 3  # the jitter in each of the three configurations' means
     assert effects["a"].estimate == pytest.approx(3.0 + (bump - 2 * bump) / 2)
@@ -194,7 +238,7 @@ def test_a_main_effect_uses_only_settings_that_were_run_with_and_without_the_lev
         "a + c": {"a": "a", "b": "c"},
     }
     values = cells(base=[1, 2.1], b=[5, 6], c=[2, 3.2]) | {("a", 0): 2, ("a", 1): 3, ("a + c", 0): 4, ("a + c", 1): 5}
-    effects = {effect.name: effect for effect in level_effects(Contest(levels, values, {}, True, 0.05))}
+    effects = {effect.name: effect for effect in level_effects(Contest(levels, values, [], True, 0.05))}
     assert effects["a"].estimate == pytest.approx(((2.5 - 1.55) + (4.5 - 2.6)) / 2)
     assert effects["b"].estimand == "added to the baseline"
 
@@ -208,7 +252,7 @@ def test_the_family_wise_rate_of_false_verdicts_is_kept() -> None:
     for _ in range(600):
         blocks = rng.normal(0, 0.03, 5)
         values = {(n, s): float(0.8 + blocks[s] + rng.normal(0, 0.01)) for n in names for s in range(5)}
-        verdicts = {effect.verdict for effect in level_effects(Contest(levels, values, {}, True, 0.05))}
+        verdicts = {effect.verdict for effect in level_effects(Contest(levels, values, [], True, 0.05))}
         false += bool(verdicts & {"helps", "hurts"})
     assert 0.015 < false / 600 < 0.077
 
@@ -225,7 +269,7 @@ def grid(effect: float, seeds: int, noise: float = 0.004) -> dict[tuple[str, int
 
 def one(values: dict[tuple[str, int], float], **more: object) -> Effect:
     levels = {"baseline": {"a": "off"}, "a": {"a": "a"}}
-    (row,) = level_effects(Contest(levels, values, {}, True, 0.05, **more))  # type: ignore[arg-type]
+    (row,) = level_effects(Contest(levels, values, [], True, 0.05, **more))  # type: ignore[arg-type]
     return row
 
 
@@ -265,7 +309,7 @@ def test_the_looks_of_a_strategy_replace_the_correction() -> None:
 def test_a_row_carries_measures_of_its_differences() -> None:
     levels = {"baseline": {"a": "off"}, "a": {"a": "a"}}
     found, alone = (
-        level_effects(Contest(levels, grid(0.05, seeds), {}, True, 0.05), samples=True)[0].samples for seeds in (4, 1)
+        level_effects(Contest(levels, grid(0.05, seeds), [], True, 0.05), samples=True)[0].samples for seeds in (4, 1)
     )
     assert found is not None
     assert found.median == pytest.approx(0.05)
@@ -316,7 +360,7 @@ def test_an_interaction_is_half_of_what_one_adds_to_the_effect_of_the_other() ->
         for name, mean in means.items()
         for seed in range(4)
     }
-    (row,) = interaction_effects(Contest(factorial("a", "b"), values, {}, True, 0.05))
+    (row,) = interaction_effects(Contest(factorial("a", "b"), values, [], True, 0.05))
     assert row.name == "a x b"
     assert row.estimate == pytest.approx(2, abs=0.02)
     assert row.verdict == HELPS
@@ -325,11 +369,11 @@ def test_an_interaction_is_half_of_what_one_adds_to_the_effect_of_the_other() ->
 def test_designs_that_do_not_hold_interactions_give_none() -> None:
     levels = {"baseline": {"a": "off", "b": "off"}, "a": {"a": "a", "b": "off"}, "b": {"a": "off", "b": "b"}}
     values = {(name, seed): float(seed) for name in levels for seed in range(3)}
-    assert interaction_effects(Contest(levels, values, {}, True, 0.05)) == []
+    assert interaction_effects(Contest(levels, values, [], True, 0.05)) == []
 
 
 def test_three_factors_in_all_combinations_hold_all_three_interactions() -> None:
     levels = factorial("a", "b", "c")
     values = {(name, seed): float(len(name)) + seed for name in levels for seed in range(3)}
-    rows = interaction_effects(Contest(levels, values, {}, True, 0.05))
+    rows = interaction_effects(Contest(levels, values, [], True, 0.05))
     assert [row.name for row in rows] == ["a x b", "a x c", "b x c"]

@@ -7,6 +7,8 @@ any other `FinetricksError` means that the work itself failed (exit code 1).
 from __future__ import annotations
 
 import difflib
+import signal
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -131,6 +133,16 @@ _SHOWN |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
 def printable(text: str) -> str:
     """`text` with a visible sign for each character that a terminal would obey, but for line breaks and tabs."""
     return text.translate(_SHOWN)
+
+
+def ends_program(error: BaseException) -> bool:
+    """Whether an error is the user's, or that of whoever ends the process: no trick has raised it."""
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    if isinstance(error, Exception):
+        return False
+    handler = getattr(signal.getsignal(signal.SIGTERM), "__code__", None)
+    return handler is not None and any(frame.f_code is handler for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

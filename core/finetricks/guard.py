@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetricks.catalog import origin
-from finetricks.errors import TrickError, in_words
+from finetricks.errors import TrickError, ends_program, in_words
 from finetricks.untouched import Untouched
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Guard:
 
     Attributes:
         given: what it gave when it was last called, for the hooks that are checked here.
+        inner: what it was given then to change, if it is a wrapper.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Guard:
         self.name = name
         self.hook = hook
         self.given: Any = None
+        self.inner: Any = None
         self._kind = type(trick)
         self._function: Callable[..., Any] = implementation.function
         self._arguments = implementation.argnames
@@ -95,7 +97,12 @@ class Guard:
             wrapper.close()
             raise
         except BaseException as error:
+            if ends_program(error):
+                self._unwind(wrapper, error)
+                raise
             return self._recovered(wrapper, error)
+        if self._check is not None:
+            self.inner = inner
         untouched = before(noted) if before else None
         value = self._until_return(wrapper, inner)
         if untouched is not None:
@@ -119,6 +126,14 @@ class Guard:
             raise self.error("a wrapper yields once, and this one did so twice")
         return value
 
+    @staticmethod
+    def _unwind(wrapper: Generator[None, Any, Any], error: BaseException) -> None:
+        """Let a wrapper clean up; whatever it makes of the error, that is not the trick's to keep."""
+        with suppress(BaseException):
+            wrapper.throw(error)
+        with suppress(BaseException):
+            wrapper.close()
+
     def _recovered(self, wrapper: Generator[None, Any, Any], error: BaseException) -> Any:
         """Tell a wrapper that what it wraps has failed. What is named already goes on as it is."""
         try:
@@ -126,7 +141,7 @@ class Guard:
         except StopIteration as end:
             return self._checked(end.value)
         except BaseException as raised:
-            if raised is error:
+            if raised is error or ends_program(raised):
                 raise
             self._blame(raised)
             raise
@@ -137,10 +152,9 @@ class Guard:
         outer = _enter(self._crumb if _trail is not None else b"")
         try:
             return function(*arguments)
-        except KeyboardInterrupt:
-            raise  # the user's
         except BaseException as error:
-            self._blame(error)
+            if not ends_program(error):
+                self._blame(error)
             raise
         finally:
             _enter(outer)

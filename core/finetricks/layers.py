@@ -44,6 +44,9 @@ class Layers:
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
         object.__setattr__(self, "modules", MappingProxyType(dict(self.modules)))
 
+    def __reduce__(self) -> tuple[Any, ...]:  # a mappingproxy can be neither pickled nor copied
+        return type(self), (self.names, dict(self.parameters), dict(self.modules))
+
     @property
     def blocks(self) -> tuple[str, ...]:
         """The layers between embeddings and head."""

@@ -7,14 +7,16 @@ signal's handler) cannot be done at import.
 
 from __future__ import annotations
 
+import inspect
 import logging
+import math
 import os
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from finetricks.errors import FinetricksError, in_words
+from finetricks.errors import FinetricksError, InputError, ends_program, in_words
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +36,12 @@ def load(function: Callable[[], Any], who: str, module: str = "") -> Any:
 
     Args:
         who: whose code it is, in words.
-        module: what it imports, if it does; one that is there already needs no thread.
+        module: what it imports, if it does; one that is there already needs no thread. Nor may there be one where the
+            thread that asks is importing something itself: the two could wait for one another's modules.
 
     Raises:
         LoadFailed: it raised something, or took longer than FINETRICKS_LOAD_SECONDS.
+        InputError: that variable holds no number of seconds.
     """
     outcome: dict[str, Any] = {}
 
@@ -49,34 +53,53 @@ def load(function: Callable[[], Any], who: str, module: str = "") -> Any:
 
     if module in _given_up:
         raise LoadFailed(_given_up[module])
-    at_once = _is_there(module)
+    at_once = _is_there(module) or _importing()
     if at_once:
         attempt()
     else:
         _in_time(attempt, who, module)
     if (error := outcome.get("error")) is not None:
-        if at_once and isinstance(error, KeyboardInterrupt):
-            raise error  # the user's: in a thread of its own it can only be the module's
+        if at_once and ends_program(error):
+            raise error  # in a thread of its own it can only be the module's
         raise LoadFailed(in_words(error)) from error
     return outcome["value"]
 
 
 def _is_there(module: str) -> bool:
-    """Whether a module is imported, or a part of its package is being imported: by the thread that asks, perhaps."""
-    parts = module.split(".")
-    if any(stuck.split(".")[0] == parts[0] for stuck in _given_up):
+    """Whether a module is imported, and so is done; one whose package hangs is asked for in a thread all the same."""
+    if any(stuck.split(".")[0] == module.split(".", maxsplit=1)[0] for stuck in _given_up):
         return False
-    packages = [sys.modules.get(".".join(parts[: end + 1])) for end in range(len(parts))]
-    begun = [getattr(getattr(package, "__spec__", None), "_initializing", False) for package in packages]
-    return any(begun[:-1]) or (packages[-1] is not None and not begun[-1])
+    found = sys.modules.get(module)
+    return found is not None and not getattr(getattr(found, "__spec__", None), "_initializing", False)
+
+
+def _importing() -> bool:
+    """Whether this thread is within an import."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False
 
 
 _given_up: dict[str, str] = {}
 """Modules whose import has not ended, with what was said: to ask again would be to wait again."""
 
 
+def _limit() -> float:
+    given = os.environ.get(SECONDS)
+    try:
+        seconds = DEFAULT_SECONDS if given is None else float(given)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise InputError(f"the environment variable {SECONDS} is {given!r}; give a number of seconds above 0")
+    return min(seconds, threading.TIMEOUT_MAX)
+
+
 def _in_time(function: Callable[[], None], who: str, module: str) -> None:
-    limit = float(os.environ.get(SECONDS, DEFAULT_SECONDS))
+    limit = _limit()
     thread = threading.Thread(target=function, name=f"loading {who}", daemon=True)
     thread.start()
     thread.join(min(SAID_AFTER, limit))

@@ -77,12 +77,17 @@ class Precision:
         """Give the optimizer's gradients their own size, before they are clipped."""
         self._scaler.unscale_(optimizer)
 
-    def step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Let the optimizer do its step; gives whether it did. With fp16 it does not where a gradient is not finite."""
+    def step(self, optimizer: torch.optim.Optimizer, finite: bool = True) -> bool:
+        """Let the optimizer do its step, if the gradient is finite; gives whether it did."""
+        if not self.scales:
+            if finite:
+                optimizer.step()
+            return finite
+        # The scaler has seen itself what is not finite: it leaves out the step, and lowers its scale.
         before = self.scale
         self._scaler.step(optimizer)
         self._scaler.update()
-        return self.scale >= before
+        return finite and self.scale >= before
 
     def state_dict(self) -> dict[str, Any]:
         """The scale and when it was last lowered; empty but for fp16. Numbers alone."""

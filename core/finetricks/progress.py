@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Progress:
     def __post_init__(self) -> None:
         # Tricks are given this one after another.
         object.__setattr__(self, "decisions", MappingProxyType(dict(self.decisions)))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a mappingproxy can be neither pickled nor copied
+        return type(self), (self.step, self.total_steps, self.steps_per_epoch, self.stage, dict(self.decisions))
 
     def decided(self, name: str) -> bool:
         """Whether the decision `name` holds at this step."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from finetricks.catalog import Catalog, UnknownTrick, installed
-from finetricks.errors import Problem, RecipeError, in_words, quoted, shortened, suggest
+from finetricks.errors import Problem, RecipeError, ends_program, in_words, quoted, shortened, suggest
 from finetricks.settings import Data, Training
 from finetricks.stack import Named, Stack, conflicts
 from finetricks.streams import Streams
@@ -269,6 +269,8 @@ class _Reader:
         except ValidationError as error:
             self.problems.extend(problems_of(error, kind, values or {}, loc, self.document.place))
         except (Exception, SystemExit) as error:  # a validator of a third party's
+            if ends_program(error):
+                raise
             self.note(loc, f"trick {name!r} of {self.catalog.origin_of(name)} cannot be made: {in_words(error)}")
         return None
 

@@ -52,6 +52,10 @@ MIN_LOSS_SCALE = 1e-4
 """A loss scale that has come down to this has collapsed: gradients overflow whatever it is. fairseq's default."""
 
 
+LOOK_EVERY = 1000
+"""So many steps at least lie between two looks at what hooks must leave alone, which are dear."""
+
+
 @dataclass(frozen=True)
 class Skipped:
     """How many optimizer steps were not finite: up to now, and in all."""
@@ -97,6 +101,7 @@ class Session:
         forward: Forward | None = None,
         replan: Callable[[Mapping[str, int]], Plan] | None = None,
         ranks: Ranks = ALONE,
+        peers: Ranks | None = None,
     ) -> None:
         self.model = model
         self.stack = stack
@@ -112,13 +117,18 @@ class Session:
         self.last_skipped = False
         self._order = order
         self._ranks = ranks
+        self._peers = peers or ranks  # who must come to the same end where a step is not finite
         self._accumulation = accumulation
         self._batches_per_epoch = batches_per_epoch or plan.steps_per_epoch * accumulation
         self._clip = clip
         self._nonfinite_patience = nonfinite_patience
         self._losses: list[torch.Tensor] = []  # of the optimizer step's micro-batches, still on their device
         self._parameters = dict(model.named_parameters())
+        trained = {name for name in _trained_at_all(plan) if self._parameters[name].requires_grad}
+        self._odd_weights = self._not_finite() - trained  # by design: a mask that is a parameter, say
         self._looked = False
+        # Whole epochs: a function of the step alone, so that a resumed run looks where the first one did.
+        self._between_looks = plan.steps_per_epoch * -(-LOOK_EVERY // plan.steps_per_epoch)
         self._precision = Precision(precision, model)
         self._compiled = None if compile_options is None else CompiledForward(model, compile_options)
         self._recomputes = recomputes
@@ -318,20 +328,25 @@ class Session:
         self._micro_batch += 1
         if self._micro_batch < self._window():
             return False
+        self._micro_batch = 0
         self._precision.unscale(self.optimizer)
         if self._clip > 0:
-            self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
-        scale = self._precision.scale if self._precision.scales else None
-        finite = self.check_gradient(self.grad_norm if self._clip > 0 else self._lowest_gradient(), scale)
-        updated = self._precision.step(self.optimizer)
-        self.last_skipped = not (finite and updated)
+            norm = self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in self._parameters.values() if p.grad is not None])
+        try:
+            finite = self.check_gradient(norm, self._precision.scale if self._precision.scales else None)
+        except Diverged:
+            self._precision.step(self.optimizer, finite=False)  # else a scaler would wait for this step
+            raise
+        updated = self._precision.step(self.optimizer, finite)
+        self.last_skipped = not updated
         if updated:
             self.scheduler.step()
         else:
             self._keep_rates(self.global_step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         self.global_step += 1
-        self._micro_batch = 0
         return True
 
     def carried(self, loss: torch.Tensor) -> torch.Tensor:
@@ -346,7 +361,7 @@ class Session:
         """See to it that an optimizer step that is not finite changes no weight: it finds no gradients then.
 
         Args:
-            norm: of the gradient, or of any part that everything flows into; waits for the device that it is on.
+            norm: of the gradient; waits for the device that it is on.
             scale: of the loss, where a scaler lowers it and skips the step when a gradient has overflowed: that is no
                 news unless the loss is not finite itself, or the scale has nowhere left to go.
 
@@ -360,45 +375,53 @@ class Session:
             self.skipped = replace(self.skipped, in_a_row=0)
             self._losses = []
             return True
+        diverged: Diverged | None = None
         if scale is not None and not self._any_loss_not_finite():
             if scale <= MIN_LOSS_SCALE:
-                raise Diverged(self.global_step, f"gradient at a loss scale of {scale:g}")
+                diverged = Diverged(self.global_step, f"gradient at a loss scale of {scale:g}")
         else:
             self.skipped = Skipped(self.skipped.in_a_row + 1, self.skipped.total + 1)
             if self.skipped.in_a_row > self._nonfinite_patience:
-                raise self._diverged()
+                diverged = self._diverged()
             self.optimizer.zero_grad(set_to_none=True)
         self._losses = []
+        if diverged is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+            raise diverged
         return False
 
     def _any_loss_not_finite(self) -> bool:
         """Whether a loss of the present optimizer step is not finite, on any rank."""
-        return self._ranks.mean(float(any(not bool(torch.isfinite(loss)) for loss in self._losses))) > 0
+        return any(self._peers.gather(any(not bool(torch.isfinite(loss)) for loss in self._losses)))
 
     def check_weights(self) -> None:
-        """Raise `Diverged` where a weight is not finite; to be asked before they are saved."""
-        sums = [p.detach().sum(dtype=torch.float32) for p in self._parameters.values() if p.is_floating_point()]
-        if sums and not all(
-            math.isfinite(value) for value in torch.stack([s.to(sums[0].device) for s in sums]).tolist()
-        ):
-            for name, parameter in self._parameters.items():
-                if not bool(torch.isfinite(parameter).all()):
-                    raise Diverged(self.global_step, f"weight {name}")
+        """Raise `Diverged` where a weight is not finite; to be asked before they are saved.
 
-    def _lowest_gradient(self) -> torch.Tensor | None:
-        """The sum of a small gradient at the bottom, where there is no norm: what is not finite above gets there."""
-        for layer in self.layers.names:
-            found = [self._parameters[name].grad for name in self.layers.parameters[layer]]
-            if gradients := [gradient for gradient in found if gradient is not None]:
-                return min(gradients, key=torch.Tensor.numel).sum()
-        return None
+        One that was not from the beginning, and that the plan does not train, is meant to be so.
+        """
+        if found := self._not_finite() - self._odd_weights:
+            raise Diverged(self.global_step, f"weight {next(name for name in self._parameters if name in found)}")
+
+    def _not_finite(self) -> set[str]:
+        """The names of the parameters that hold values that are not finite."""
+        floats = {name: p.detach() for name, p in self._parameters.items() if p.is_floating_point() and not p.is_meta}
+        sums = [parameter.sum(dtype=torch.float32) for parameter in floats.values()]
+        told = torch.stack([value.to(sums[0].device) for value in sums]).tolist() if sums else []
+        # A sum may overflow where no weight has.
+        return {
+            name
+            for (name, parameter), value in zip(floats.items(), told, strict=True)
+            if not math.isfinite(value) and not bool(parameter.isfinite().all())
+        }
 
     def _diverged(self) -> Diverged:
         """The error, the same on all ranks."""
         steps = self.skipped.in_a_row
         of_loss = self._any_loss_not_finite()
         diverged = Diverged(self.global_step + 1 - steps, "loss" if of_loss else "gradient", steps)
-        if told := next(filter(None, self._ranks.gather(self.stack.first_not_finite())), ""):
+        spoilt = sorted(self._not_finite() - self._odd_weights)
+        mine = f"the weight {spoilt[0]} is not finite" if spoilt else self.stack.first_not_finite()
+        if told := next(filter(None, self._peers.gather(mine)), ""):
             diverged.add_note(told)
         return diverged
 
@@ -479,7 +502,7 @@ class Session:
         """Bring the model to where the plan has it at `step`: freezes and thaws only where the plan changes."""
         self.global_step = step
         self._micro_batch = micro_batch
-        if not micro_batch and (not self._looked or step % self.plan.steps_per_epoch == 0):
+        if not micro_batch and (not self._looked or step % self._between_looks == 0):
             self._looked = True
             self.stack.watch(("loss", "regularize"), self.model)
         frozen = self.plan.stage_at(step).frozen
@@ -646,6 +669,8 @@ class Session:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self._precision.load_state_dict(state["scaler"])
+        self.optimizer.zero_grad(set_to_none=True)  # of a step that was not done
+        self._losses = []
         self._resumed_rng = own["rng"]
         if self._resumed_rng is not None:
             _set_rng(self._resumed_rng)
@@ -659,6 +684,12 @@ class Session:
         self.state = {name: dict(tricks.get(name, {})) for name, _ in self.stack.tricks}
         if dict(decisions) != self.plan.decisions:
             self._follow(decisions)
+
+
+def _trained_at_all(plan: Plan) -> set[str]:
+    """The names of the parameters that are not frozen at every step."""
+    asleep = plan.never_trained()
+    return {name for group in plan.groups if group.layer not in asleep for name in group.parameters}
 
 
 def _of_ranks(ranks: Ranks, own: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -126,6 +127,7 @@ class Stack:
         self._guards = {hook: self._guarded(hook) for hook in HOOKS}
         self._values = {name: trick.model_dump_json() for name, trick in self.tricks}
         self._names = {id(trick): name for name, trick in self.tricks}
+        self._sums: list[torch.Tensor] = []  # of the model's latest outputs, while a trick owns `loss`
 
     def _guarded(self, hook: str) -> list[Guard]:
         """Put a guard before each implementation of a hook; in the order in which they are called."""
@@ -247,7 +249,7 @@ class Stack:
             given = call(model=model, layers=layers)
             if not isinstance(given, Mapping):
                 raise call.error(f"gave {type(given).__name__}; it gives {{layer or parameter: ParamOptions(...)}}")
-            asked[call.name] = dict(given)
+            asked[call.name] = plain = dict[str, ParamOptions]()
             for key, options in given.items():
                 if key not in known:
                     near = suggest(str(key), known)
@@ -259,6 +261,8 @@ class Stack:
                 for field, value in vars(options).items():
                     if value is not None and not _is_factor(value):
                         raise call.error(f"{field} of {key!r} is {value!r}; give 0 or more")
+                # numpy's numbers would go on into the plan, and its fingerprint
+                plain[key] = ParamOptions(**{f: None if v is None else float(v) for f, v in vars(options).items()})
         return asked
 
     def freeze(self, progress: Progress, layers: Layers) -> frozenset[str]:
@@ -326,6 +330,8 @@ class Stack:
         """The scalar loss of a micro-batch: the owner's, as its wrappers changed it."""
         import torch
 
+        if self.owner("loss") is not None:
+            self._sums = [value.detach().sum() for value in _floats(outputs)]
         loss: Any = self._hook.loss(outputs=outputs, batch=batch, step=step)
         if complaint := _no_scalar(loss):
             raise TrickError(f"hook 'loss' (the model's own loss) {complaint}")
@@ -350,11 +356,22 @@ class Stack:
         return total
 
     def first_not_finite(self) -> str:
-        """Who gave the first value that is not finite of the latest micro-batch; empty where nobody did."""
+        """Who gave the first value that is not finite of the latest micro-batch; empty where nobody did.
+
+        A trick is not blamed for what it was given: outputs, or the loss that it wraps.
+        """
         for guard in [*reversed(self._guards["loss"]), *self._guards["regularize"]]:
             if guard.given is not None and not bool(guard.given.isfinite()):
-                return f"the first value that is not finite is what {guard.who} gave in its hook {guard.hook!r}"
+                if guard.hook == "regularize" or all(bool(value.isfinite()) for value in self._was_given(guard)):
+                    return f"the first value that is not finite is what {guard.who} gave in its hook {guard.hook!r}"
+                return "the first values that are not finite are the model's own outputs"
         return ""
+
+    def _was_given(self, guard: Guard) -> list[torch.Tensor]:
+        """What an implementation of `loss` made its value of, or the sums of it."""
+        if guard.inner is not None:
+            return [guard.inner]
+        return self._sums
 
     # -- while training, between steps -------------------------------------------------------------------
 
@@ -396,7 +413,7 @@ def _before(hook: str, model: nn.Module, arguments: Mapping[str, Any]) -> Untouc
 
 
 def _is_factor(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and float(value) >= 0
 
 
 def _not_a_factor(value: Any) -> str:
@@ -406,11 +423,11 @@ def _not_a_factor(value: Any) -> str:
     return f"gave {value!r}; it gives a finite factor of at least 0{hint}"
 
 
-def _no_scalar(value: Any) -> str:
+def _no_scalar(value: Any, hint: str = "does a wrapper return?") -> str:
     import torch
 
     if not isinstance(value, torch.Tensor):
-        return f"gave {type(value).__name__} instead of a tensor; does a wrapper return?"
+        return f"gave {type(value).__name__} instead of a tensor; {hint}"
     if value.dim() != 0:
         return f"gave a tensor of shape {tuple(value.shape)} instead of a scalar"
     if not value.dtype.is_floating_point:
@@ -421,7 +438,7 @@ def _no_scalar(value: Any) -> str:
 
 
 def _no_penalty(value: Any) -> str:
-    return "" if value is None else _no_scalar(value)
+    return "" if value is None else _no_scalar(value, hint="give a scalar tensor, or None for no penalty")
 
 
 CHECKS: Mapping[str, Check] = {"schedule": _not_a_factor, "loss": _no_scalar, "regularize": _no_penalty}
@@ -445,13 +462,19 @@ def _unusable(model: nn.Module) -> str:
     return ""
 
 
+def _values_of(outputs: Any) -> Iterable[Any]:
+    """What a model gave, each for itself."""
+    if isinstance(outputs, Mapping):
+        return outputs.values()
+    return outputs if isinstance(outputs, list | tuple) else [outputs]
+
+
 def _trained(outputs: Any) -> bool:
     """Whether anything that the model gave depends on what is trained."""
-    values = (
-        outputs.values()
-        if isinstance(outputs, Mapping)
-        else outputs
-        if isinstance(outputs, list | tuple)
-        else [outputs]
-    )
-    return any(getattr(value, "requires_grad", False) for value in values)
+    return any(getattr(value, "requires_grad", False) for value in _values_of(outputs))
+
+
+def _floats(outputs: Any) -> list[torch.Tensor]:
+    import torch
+
+    return [v for v in _values_of(outputs) if isinstance(v, torch.Tensor) and v.is_floating_point()]

@@ -27,6 +27,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from finetricks.arguments import check_arguments
 from finetricks.checkpoint import no_code
 from finetricks.compiled import Options, many_codes, refuse_compiled, uncompiled
+from finetricks.distributed import Ranks
 from finetricks.errors import CheckpointError, FinetricksError, in_words
 from finetricks.layer_pass import taken, undisturbed, without
 from finetricks.layers import find_layers
@@ -246,6 +247,7 @@ class TrickMixin(Trainer):
             compile_options=self._compile_options(),
             forward=forward,
             replan=lambda decisions: compiled(decisions=decisions),
+            peers=Ranks(self.args.process_index, self.args.world_size),
         )
         return optimizer
 

@@ -1,6 +1,7 @@
 """What a hook must leave as it is: weights and modules, the batch, the process's switches and random state.
 
-Too dear to look at in each call, so it is looked at where a hook is called for the first time, and once an epoch.
+Too dear to look at in each call, so it is looked at where a hook is called for the first time, and then at an epoch's
+start, at most once in about a thousand steps.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class Untouched:
             if trainable != was_trainable:
                 return [f"set requires_grad of {name!r}; that is for `freeze`"]
             if values != had:
+                if values[1:] == had[1:]:
+                    return [f"wrote to the weight {name!r}, even if it was put back; use torch.func.functional_call"]
                 return [f"changed the weight {name!r}; that is for `init`"]
         return []
 
@@ -176,7 +179,7 @@ def _values(parameters: Sequence[torch.Tensor]) -> list[Any]:
     """Of each parameter how often it was written to, where it lies, and the sum of its first values, as text."""
     import torch
 
-    traces = [(0 if p.is_inference() else p._version, None if p.is_meta else p.data_ptr()) for p in parameters]
+    traces = [(_version(p), None if p.is_meta else p.data_ptr()) for p in parameters]
     sums = [
         torch.zeros(()) if p.is_meta else (part.float() if p.device.type == "mps" else part.double()).sum()
         for p in parameters
@@ -188,4 +191,11 @@ def _values(parameters: Sequence[torch.Tensor]) -> list[Any]:
 
 
 def _columns(batch: Any) -> dict[str, tuple[int, Any]]:
-    return {str(key): (id(value), getattr(value, "_version", None)) for key, value in (batch or {}).items()}
+    return {str(key): (id(value), _version(value)) for key, value in (batch or {}).items()}
+
+
+def _version(value: Any) -> int | None:
+    """How often a tensor was written to; not counted for one that was made in `torch.inference_mode`."""
+    if getattr(value, "is_inference", lambda: False)():
+        return None
+    return getattr(value, "_version", None)

@@ -18,7 +18,7 @@ from typing import Any
 from scipy import stats
 
 from finetricks.atomic import write_atomically
-from finetricks_tuning.effects import HELPS, HURTS, UNDECIDED, Effect
+from finetricks_tuning.effects import HELPS, HURTS, UNDECIDED, Effect, lost_in_words, unflattered
 from finetricks_tuning.statistics import correct
 from finetricks_tuning.summary import FILE, Summary
 
@@ -100,9 +100,10 @@ def _mean(name: str, summaries: Mapping[str, Summary]) -> Effect:
     known = {data_set: row for data_set, row in own.items() if row is not None and row.estimate is not None}
     missing = [data_set for data_set in own if data_set not in known]
     lost = sum(row.lost for row in own.values() if row is not None)
+    without = sum(row.lost_without for row in own.values() if row is not None)
     note = f"no estimate on {', '.join(missing)}" if missing else ""
     if not known:
-        return Effect(name, "mean over the data sets", lost=lost, note=note)
+        return Effect(name, "mean over the data sets", lost=lost, lost_without=without, note=note)
     estimates = {data_set: row.estimate or 0.0 for data_set, row in known.items()}
     mean = Effect(
         name,
@@ -110,6 +111,7 @@ def _mean(name: str, summaries: Mapping[str, Summary]) -> Effect:
         estimate=sum(estimates.values()) / len(estimates),
         seeds=min(row.seeds for row in known.values()),
         lost=lost,
+        lost_without=without,
         note=_joined(", ".join(f"{data_set} {value:+z.4f}" for data_set, value in estimates.items()), note),
     )
     errors = [row.standard_error for row in known.values() if row.standard_error is not None]
@@ -145,7 +147,8 @@ def _differs(estimates: Sequence[float], variances: Sequence[float], alpha: floa
 def _judged(row: Effect, p_adjusted: float, alpha: float, like: Summary) -> Effect:
     better = ((row.estimate or 0.0) > 0) == like.manifest.greater_is_better
     verdict = UNDECIDED if p_adjusted > alpha else HELPS if better else HURTS
-    return replace(row, p_adjusted=p_adjusted, verdict=UNDECIDED if verdict == HELPS and row.lost else verdict)
+    note = _joined(row.note, *lost_in_words(row.lost, row.lost_without))
+    return unflattered(replace(row, p_adjusted=p_adjusted, verdict=verdict, note=note))
 
 
 def _joined(*notes: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from finetricks_tuning.statistics import Weights
 
 Levels = Mapping[str, str]
 """The label of each factor's level: a configuration in canonical form."""
+
+Pair = tuple[str, str]
+"""Two configurations that differ in one level: with it, and with that factor off."""
 
 Matrix = npt.NDArray[np.float64]
 TINY = 1e-9  # a weight below this is rounding
@@ -26,7 +29,9 @@ class Contrast:
         name: the level, or the configuration.
         estimand: what the contrast is an estimate of.
         weights: of configurations that have finished cells; none when there is nothing to compare.
-        treated: the configurations with the level: what they lost, the estimate does not see.
+        treated: the configurations with the level, whether or not they have finished cells.
+        untreated: those that they are compared with.
+        pairs: each treated configuration beside its twin, which differs in the level alone, where one is planned.
         note: what is missing.
     """
 
@@ -34,6 +39,8 @@ class Contrast:
     estimand: str
     weights: Weights = field(default_factory=dict)
     treated: tuple[str, ...] = ()
+    untreated: tuple[str, ...] = ()
+    pairs: tuple[Pair, ...] = ()
     note: str = ""
 
 
@@ -85,14 +92,21 @@ def averaged(levels: Mapping[str, Levels], there: Collection[str]) -> list[Contr
     for column, (factor, label) in enumerate(names, start=1):
         estimand = f"averaged over the other factors, on and off ({len(run)} configurations)"
         treated = tuple(name for name, of in levels.items() if of[factor] == label)
+        sides = Contrast(
+            label,
+            estimand,
+            treated=treated,
+            untreated=tuple(name for name in levels if name not in treated),
+            pairs=tuple(_pairs(levels, factor, label)),
+        )
         if not set(treated) & set(run):
-            contrasts.append(Contrast(label, estimand, treated=treated, note="no cell of it finished"))
+            contrasts.append(replace(sides, note="no cell of it finished"))
         elif not np.allclose(inverse[column] @ matrix, identity[column], atol=1e-8):
             told = "the configurations that were run do not tell it apart from the other factors"
-            contrasts.append(Contrast(label, estimand, treated=treated, note=_joined(note, told)))
+            contrasts.append(replace(sides, note=_joined(note, told)))
         else:
             weights = {name: float(w) for name, w in zip(run, inverse[column], strict=True) if abs(w) > TINY}
-            contrasts.append(Contrast(label, estimand, weights, treated, note))
+            contrasts.append(replace(sides, weights=weights, note=note))
     return contrasts
 
 
@@ -124,7 +138,8 @@ def interactions(levels: Mapping[str, Levels], there: Collection[str]) -> list[C
             weights = {name: 2 * float(w) for name, w in zip(run, inverse[column], strict=True) if abs(w) > TINY}
             treated = tuple(name for name, of in levels.items() if one in of.values() and other in of.values())
             estimand = f"half of what {other} adds to the effect of {one}, averaged over the other factors"
-            contrasts.append(Contrast(f"{one} x {other}", estimand, weights, treated))
+            untreated = tuple(name for name in levels if name not in treated)
+            contrasts.append(Contrast(f"{one} x {other}", estimand, weights, treated, untreated))
     return contrasts
 
 
@@ -142,10 +157,6 @@ def level_matrix(levels: Mapping[str, Levels]) -> tuple[list[tuple[str, str]], M
     return names, np.array(rows)
 
 
-Pair = tuple[str, str]
-"""Two configurations that differ in one level: with it, and with that factor off."""
-
-
 def _pairs(levels: Mapping[str, Levels], factor: str, label: str) -> list[Pair]:
     off = next(iter(levels.values()))[factor]
     by_levels = {tuple(of.items()): name for name, of in levels.items()}
@@ -160,9 +171,14 @@ def _of_pairs(name: str, estimand: str, pairs: Sequence[Pair], there: Collection
     """The mean difference over the pairs of which both sides have finished cells."""
     run = [pair for pair in pairs if set(pair) <= set(there)]
     treated = tuple(with_it for with_it, _ in pairs)
+    untreated = tuple(without for _, without in pairs)
+    sides = Contrast(name, estimand, treated=treated, untreated=untreated, pairs=tuple(pairs))
     if not run:
-        note = "no cell of it finished" if pairs else "never run beside its twin"
-        return Contrast(name, estimand, treated=treated, note=note)
+        if not pairs:
+            return replace(sides, note="never run beside its twin")
+        return replace(
+            sides, note="no cell of it finished" if not set(treated) & set(there) else "no cell without it finished"
+        )
     note = ""
     if len(run) < len(pairs):
         note = f"{len(pairs) - len(run)} of {len(pairs)} settings have no finished cell and are not in it"
@@ -170,7 +186,7 @@ def _of_pairs(name: str, estimand: str, pairs: Sequence[Pair], there: Collection
     for with_it, without in run:
         weights[with_it] += 1 / len(run)
         weights[without] -= 1 / len(run)
-    return Contrast(name, estimand, weights, treated, note)
+    return replace(sides, weights=weights, note=note)
 
 
 def _sides(pairs: Iterable[Pair]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,8 @@ class Effect:
         p_adjusted: corrected over the family of rows that it stands in; the verdict rests on it.
         seeds: seeds in which both sides finished.
         differences: by seed, the paired difference.
-        lost: cells with the level that failed or diverged, and so are not in the estimate.
-        lost_without: those of the configurations that it is compared with.
+        lost: cells with the level that failed or diverged while what they are compared with did not.
+        lost_without: the same of the configurations that it is compared with.
         verdict: over seeds, on these validation examples.
         note: why there is no verdict, or what a reader must know about it.
         ci_data: interval at 1 - alpha over seeds and examples: for other examples of the same kind too.
@@ -93,7 +93,7 @@ class Contest:
     Attributes:
         levels: the levels of each configuration, by its name, baseline first.
         values: the metric of each finished cell, by (configuration, seed).
-        lost: by configuration, how many cells failed or diverged.
+        lost: the cells that failed or diverged, by (configuration, seed).
         greater_is_better: of the metric.
         contrasts: the design's: what the effect of a level is computed from.
         equivalence: half the width of the region of practical equivalence, in units of the metric.
@@ -105,7 +105,7 @@ class Contest:
 
     levels: Mapping[str, Levels]
     values: Mapping[tuple[str, int], float]
-    lost: Mapping[str, int]
+    lost: Collection[tuple[str, int]]
     greater_is_better: bool
     alpha: float
     contrasts: ContrastsOf = paired
@@ -166,16 +166,12 @@ def _adjusted(p_values: Sequence[float | None], correction: str) -> list[float |
 
 
 def _effect(contest: Contest, model: BlockModel, contrast: Contrast) -> Effect:
-    lost = sum(contest.lost.get(name, 0) for name in contrast.treated)
-    without = sum(contest.lost.get(name, 0) for name, weight in contrast.weights.items() if weight < 0)
+    lost, without = _lost(contest, contrast)
     nothing = Effect(contrast.name, contrast.estimand, lost=lost, lost_without=without, note=contrast.note)
     if not contrast.weights:
         return nothing
     notes = [contrast.note] if contrast.note else []
-    if lost:
-        notes.append(f"{lost} failed or diverged {'cell is' if lost == 1 else 'cells are'} not in the estimate")
-    if without:
-        notes.append(f"{without} {'cell' if without == 1 else 'cells'} without it failed or diverged")
+    notes += lost_in_words(lost, without)
     estimate = model.contrast(contrast.weights)
     if estimate is None:
         return replace(nothing, note="; ".join([*notes, "the finished cells do not determine it"]))
@@ -193,6 +189,32 @@ def _effect(contest: Contest, model: BlockModel, contrast: Contrast) -> Effect:
         differences=differences,
         note="; ".join(notes),
     )
+
+
+def _lost(contest: Contest, contrast: Contrast) -> tuple[int, int]:
+    """How many cells with the level were lost, and how many without it: those that leave the two sides unlike.
+
+    A cell that was lost together with its twin of the same seed leaves both sides alike. One without a planned twin
+    does so where it holds another level that lost all of its cells: that level is on neither side then.
+    """
+    twins = dict([*contrast.pairs, *((without, with_it) for with_it, without in contrast.pairs)])
+    treated, untreated = {*contrast.treated}, {*contrast.untreated}
+    paired_off = [name for name, seed in contest.lost if name in twins and (twins[name], seed) not in contest.lost]
+    single = [name for name, _ in contest.lost if name not in twins and name in treated | untreated]
+    hopeless = _hopeless(contest, contrast) if single else set()
+    counted = paired_off + [name for name in single if not hopeless & {*contest.levels[name].items()}]
+    return sum(name in treated for name in counted), sum(name in untreated for name in counted)
+
+
+def _hopeless(contest: Contest, contrast: Contrast) -> set[tuple[str, str]]:
+    """The levels, by factor, that lost all of their cells, but for what the contrast is of."""
+    there, lost = ({name for name, _ in cells} for cells in (contest.values, contest.lost))
+    own = [{*contest.levels[name].items()} for name in contrast.treated]
+    off = {*next(iter(contest.levels.values())).items()}
+    levels = {level for of in contest.levels.values() for level in of.items()} - off
+    holding = {level: {name for name, of in contest.levels.items() if level in of.items()} for level in levels}
+    found = {level for level, names in holding.items() if names & lost and not names & there}
+    return {level for level in found if not all(level in of for of in own)}
 
 
 def _with_examples(contest: Contest, contrast: Contrast, estimate: Estimate, freedom: int, effect: Effect) -> Effect:
@@ -272,19 +294,35 @@ def _verdict(contest: Contest, effect: Effect, *, equivalent: bool) -> Effect:
     if effect.p_adjusted is None or effect.estimate is None:
         return effect
     better = effect.estimate > 0 if contest.greater_is_better else effect.estimate < 0
-    verdict, note = UNDECIDED, effect.note
+    verdict = UNDECIDED
     if equivalent:
         verdict = EQUIVALENT
     elif effect.p_adjusted <= contest.alpha:
         verdict = HELPS if better else HURTS
-    # What is estimated from the cells that survived flatters the side that loses some of them.
-    flattered = (effect.lost and verdict in (HELPS, EQUIVALENT)) or (
-        effect.lost_without and verdict in (HURTS, EQUIVALENT)
-    )
-    if flattered:
-        told = {HELPS: "help", HURTS: "hurt", EQUIVALENT: "do no harm"}[verdict]
-        verdict, note = UNDECIDED, f"{note}, so it is not said to {told}"
-    return replace(effect, verdict=verdict, note=note)
+    return unflattered(replace(effect, verdict=verdict))
+
+
+def unflattered(effect: Effect) -> Effect:
+    """The effect without a verdict that rests on cells that were lost, with why.
+
+    What is estimated from the cells that survived flatters the side that loses some of them.
+    """
+    told = {HELPS: "help", HURTS: "hurt", EQUIVALENT: "do no harm"}.get(effect.verdict)
+    if told is None or not (
+        (effect.lost and effect.verdict != HURTS) or (effect.lost_without and effect.verdict != HELPS)
+    ):
+        return effect
+    return replace(effect, verdict=UNDECIDED, note=f"{effect.note}, so it is not said to {told}")
+
+
+def lost_in_words(lost: int, without: int) -> list[str]:
+    """How many cells with a level, and without it, were lost on one side alone."""
+    notes = []
+    if lost:
+        notes.append(f"{lost} failed or diverged {'cell is' if lost == 1 else 'cells are'} not in the estimate")
+    if without:
+        notes.append(f"{without} {'cell' if without == 1 else 'cells'} without it failed or diverged")
+    return notes
 
 
 def _seeds_needed(contest: Contest, effect: Effect, family: int) -> int | None:

@@ -22,6 +22,13 @@ def trail_of(order: CellOrder, study: Path) -> Path:
     return folder.with_name(f".{folder.name}.at")
 
 
+def forget(study: Path) -> None:
+    """Take away what cells have left whose study was ended before anyone found it. To be done while none runs."""
+    for path in (study / CELLS).glob(".*"):
+        if path.suffix in (".at", ".late"):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def limited(order: CellOrder, study: Path, minutes: float | None) -> Iterator[None]:
     """Run a cell in the block, for so long.
@@ -47,7 +54,8 @@ def limited(order: CellOrder, study: Path, minutes: float | None) -> Iterator[No
     with ExitStack() as around:
         with suppress(OSError):  # a full disk: the cell will tell
             around.enter_context(trail(at))
-            if minutes is not None:
+        if minutes is not None:
+            with suppress(OSError):
                 around.callback(stack.unlink, missing_ok=True)
                 file = around.enter_context(stack.open("w", encoding="utf-8"))
                 faulthandler.dump_traceback_later(minutes * 60, exit=True, file=file)

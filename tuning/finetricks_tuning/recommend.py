@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -81,7 +80,7 @@ def confirmed(manifest: Manifest, trials: Mapping[str, Trial]) -> Recommendation
     contest = Contest(
         levels=dict([baseline, (recommendation.configuration, {})]),
         values={place: value for place, value in values.items() if value is not None},
-        lost=Counter(configuration for (configuration, _), value in values.items() if value is None),
+        lost={place for place, value in values.items() if value is None},
         greater_is_better=manifest.greater_is_better,
         alpha=manifest.study["alpha"],
     )

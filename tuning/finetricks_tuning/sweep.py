@@ -14,6 +14,7 @@ from finetricks_tuning.address import check_address
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.folder import check_folder, writing
 from finetricks_tuning.ledger import FINISHED, Ledger, Trial
+from finetricks_tuning.limit import forget
 from finetricks_tuning.loopback import keep_to_this_machine
 from finetricks_tuning.manifest import Manifest
 from finetricks_tuning.plans import draw_plans
@@ -107,6 +108,7 @@ class _Session:
         try:
             if searcher.has_work():
                 searcher.on_change()
+                forget(self._folder)
                 run_cells(
                     searcher,
                     self._folder,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -93,7 +92,7 @@ class Strategy(Settings):
         return Contest(
             levels=results.levels,
             values=results.values,
-            lost=Counter(configuration for configuration, _ in results.lost),
+            lost=results.lost.keys(),
             greater_is_better=results.greater_is_better,
             alpha=results.alpha,
             contrasts=results.contrasts,
