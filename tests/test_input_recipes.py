@@ -103,7 +103,7 @@ BAD: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     ),
     "a file of megabytes": ("# " + "x" * 2_000_000 + "\n", ("2,000,003 bytes; at most 1,000,000",)),
     "20,000 tricks": ("tricks: [" + "x, " * 20_001 + "x]\n", ("recipe.yaml:1", "more than 20,000 values")),
-    "a change of direction in a key": ('"a\\u202eb": 1\n', ("recipe.yaml:1 a\\u202eb", "unknown key 'a\\u202eb'")),
+    "a change of direction in a key": ('"a\\u202eb": 1\n', ("recipe.yaml:1 a\ufffdb", "unknown key 'a\\u202eb'")),
     # -- scalars of YAML 1.1, and numbers that are none
     "yes": ("training: {seed: yes}\n", ("recipe.yaml:1 training.seed", "got 'yes'")),
     "on": ("training: {epochs: on}\n", ("training.epochs", "got 'on'")),
@@ -340,7 +340,7 @@ SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "infinity": ("training.epochs=.inf", ("--set training.epochs", "finite")),
     "true": ("training.seed=true", ("--set training.seed", "not true or false")),
     "a file that is not there": ("data.train=none.csv", ("--set data.train", "no such file")),
-    "a control character in a name": ("\x1b[31m=1", ("--set \\x1b[31m",)),
+    "a control character in a name": ("\x1b[31m=1", ("--set \u241b[31m",)),
     "a list for tricks": ("tricks=[[stlr]]", ("--set tricks", "got ['stlr']")),
     "layers that are a word": ("layers=x", ("--set layers", "each with a list")),
 }
@@ -407,14 +407,14 @@ def test_a_program_of_its_own_answers_the_same(what: str, tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["recipe.yaml"]
 
 
-def test_a_name_that_is_no_text_is_told_in_escapes(tmp_path: Path) -> None:
+def test_a_name_that_is_no_text_is_told_in_signs(tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/\xff.yaml"
     Path(os.fsdecode(name)).write_text("modle: x\n")
     done = subprocess.run(
         [sys.executable, "-m", "finetricks", "check", name], check=False, capture_output=True, timeout=60
     )
     assert done.returncode == 2
-    assert rb"\udcff.yaml:1 modle" in done.stderr
+    assert "\ufffd.yaml:1 modle" in done.stderr.decode()
 
 
 def test_more_steps_than_a_plan_holds_are_refused() -> None:

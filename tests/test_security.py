@@ -435,7 +435,7 @@ def test_a_terminal_is_told_nothing_by_a_message_or_a_table(
     messages().print(text, markup=False)
     said = "".join(capsys.readouterr())
     assert not [letter for letter in said if ord(letter) in {*range(9), *range(11, 32), *range(127, 160)}]
-    shown = printable(text.replace("\x07", ""))
+    said, shown = said.replace("\u2407", ""), printable(text.replace("\x07", ""))  # rich leaves the bell out
     assert said.count(shown[:16]) == 4
     assert said.count(shown) >= 3  # the table may cut it
 

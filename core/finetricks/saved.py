@@ -96,7 +96,7 @@ def _finished(folder: str | Path) -> RunFolder:
 
 
 def _columns(written: dict[str, Any]) -> tuple[str, ...]:
-    given = written.get("data")
+    given = written.get("data") or {}
     try:
         return Data.model_validate(given).text_columns
     except ValidationError as error:
