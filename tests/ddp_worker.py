@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import default_data_collator
 
 import plans
 import tiny
-from finetricks import TrickTrainer
+from finetricks import CheckpointError, TrickTrainer
 
 torch.set_num_threads(1)
 plans.watch()
@@ -49,24 +50,54 @@ def in_loop() -> dict[str, Any]:
     return {"losses": losses, "spread": max(spreads), "stages": len(session.plan.stages)}
 
 
+def tear(folder: str, *names: str) -> None:
+    dist.barrier()
+    if dist.get_rank() == 0:
+        for path in (path for name in names for path in Path(folder).glob(name)):
+            os.truncate(path / "optimizer.pt", 100)
+    dist.barrier()
+
+
 def in_trainer(folder: str) -> dict[str, Any]:
     recipe = tiny.recipe(tiny.Unfreeze(), tiny.TwicePass(), epochs=4, optimizer="sgd", learning_rate=0.05, batch_size=2)
     args = recipe.training_arguments(
-        folder, disable_tqdm=True, save_strategy="no", use_cpu=True, logging_steps=1, ddp_backend="gloo"
+        folder,
+        disable_tqdm=True,
+        save_strategy="steps",
+        save_steps=6,
+        use_cpu=True,
+        logging_steps=1,
+        ddp_backend="gloo",
     )
-    trainer = TrickTrainer(
-        recipe=recipe,
-        model=tiny.bert(dropout=0.0),
-        args=args,
-        train_dataset=tiny.rows(20),
-        data_collator=default_data_collator,
-    )
+
+    def new() -> TrickTrainer:
+        return TrickTrainer(
+            recipe=recipe,
+            model=tiny.bert(dropout=0.0),
+            args=args,
+            train_dataset=tiny.rows(20),
+            data_collator=default_data_collator,
+        )
+
+    trainer = new()
     trainer.train()
+    tear(folder, "checkpoint-18", "checkpoint-20")
+    resumed = new()
+    resumed.train(resume_from_checkpoint=True)
+    begun = resumed._checkpoint.name
+    tear(folder, "checkpoint-*")
+    try:
+        refused = new().train(resume_from_checkpoint=True)
+    except CheckpointError as error:
+        refused = str(error)
+    told: list[Any] = [None, None]
+    dist.all_gather_object(told, refused)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         "losses": losses,
         "spread": spread(trainer.model),
         "stages": len(trainer.session.plan.stages),
+        "resumed": {"from": begun, "equal": tiny.equal(resumed.model, trainer.model), "refused": told},
         "find_unused": trainer.args.ddp_find_unused_parameters,
     }
 

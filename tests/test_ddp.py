@@ -51,3 +51,6 @@ def test_the_trainer_keeps_two_ranks_equal_through_every_thaw(tmp_path: Path) ->
     assert result["stages"] == 4
     assert result["spread"] == 0.0
     assert len(set(result["losses"])) > 10
+    resumed = result["resumed"]
+    assert (resumed["from"], resumed["equal"]) == ("checkpoint-12", True)
+    assert all("checkpoint-12 is damaged (optimizer.pt differs" in told for told in resumed["refused"])

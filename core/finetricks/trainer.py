@@ -66,6 +66,7 @@ class TrickMixin(Trainer):
         self.session: Session | None = None
         self._length: tuple[int, int] | None = None
         self._checkpoint: Path | None = None
+        self._sampler: EpochSampler | None = None
         self._limit: int | None = None  # what args says, while old checkpoints must be kept
         self._micro: int | None = None
         self._fresh = True
@@ -327,7 +328,8 @@ class TrickMixin(Trainer):
         sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
         if self._plain or not isinstance(sampler, RandomSampler):
             return sampler
-        return EpochSampler(len(sampler), self.streams.data)
+        self._sampler = EpochSampler(len(sampler), self.streams.data)
+        return self._sampler
 
     # -- a step ------------------------------------------------------------------------------------------
 
@@ -387,6 +389,10 @@ class TrickMixin(Trainer):
         if self.session is not None and self.session.stopped:
             self.control.should_training_stop = True  # resumed from where a trick had ended the run
             return
+        if (
+            self._sampler is not None
+        ):  # neither accelerate nor the Trainer reach it where a rank resumes within an epoch
+            self._sampler.set_epoch(keywords["epoch"])
         super()._run_epoch(**keywords)
 
     def _evaluate(self, *arguments: Any, **keywords: Any) -> Any:
