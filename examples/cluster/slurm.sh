@@ -9,7 +9,7 @@
 #SBATCH --requeue
 set -euo pipefail
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)  # head would end while scontrol still writes
 
 # Starts Ray on every node, runs the command on the first, and stops Ray when it ends.
 srun ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_NNODES" --num-cpus "$SLURM_CPUS_PER_TASK" -- \
