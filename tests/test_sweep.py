@@ -251,6 +251,7 @@ def wait_for_lines(path: Path, count: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.nightly  # `test_survival` does as much, and more
 def test_killed_then_interrupted_then_resumed_equals_undisturbed(task: Path, local_ray: None, tmp_path: Path) -> None:
     ledger = tmp_path / "out" / "trials.jsonl"
     with start(task, tmp_path) as killed:

@@ -69,7 +69,10 @@ def results(out: Path) -> dict[str, Any]:
     return {key: (trial.status, trial.metrics) for key, trial in trials.items()}
 
 
-@pytest.mark.parametrize("kind", DECIDING)
+FIRST, *OTHERS = DECIDING
+
+
+@pytest.mark.parametrize("kind", [FIRST, *(pytest.param(kind, marks=pytest.mark.nightly) for kind in OTHERS)])
 def test_killed_in_the_middle_it_decides_as_if_left_alone(kind: str, task: Path, tmp_path: Path) -> None:
     given = study_dict(task, tmp_path / "record", seconds=0.02) | DECIDING[kind]
     alone, out = tmp_path / "alone", tmp_path / "out"
