@@ -146,6 +146,6 @@ def test_the_whole_corpus_in_one_study(task: Path, local_ray: None, tmp_path: Pa
     summary, trials = swept(task, tmp_path, list(TRAINED))
     not_finite = [case for case in TRAINED if "not finite" in case.words]
     check(not_finite, "diverged", trials)
-    assert {trials[case.name].status for case in TRAINED if case not in not_finite} == {"failed"}
+    assert [c.name for c in TRAINED if c not in not_finite and trials[c.name].status != "failed"] == []
     assert {name for name, trial in trials.items() if trial.status == "finished"} == {"baseline", "weight_decay"}
     assert summary.complete

@@ -151,13 +151,15 @@ class Guard:
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         outer = _enter(self._crumb if _trail is not None else b"")
         try:
-            return function(*arguments)
+            value = function(*arguments)
         except BaseException as error:
-            if not ends_program(error):
-                self._blame(error)
-            raise
-        finally:
+            if ends_program(error):
+                raise  # and whoever finds the process dead still reads where it was
             _enter(outer)
+            self._blame(error)
+            raise
+        _enter(outer)
+        return value
 
     def _blame(self, error: BaseException) -> None:
         """Note on an error where it came from; one that would end the program, or cannot be read, becomes another."""

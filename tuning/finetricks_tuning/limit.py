@@ -22,6 +22,11 @@ def trail_of(order: CellOrder, study: Path) -> Path:
     return folder.with_name(f".{folder.name}.at")
 
 
+def stack_of(trail: Path) -> Path:
+    """The file in which a cell that took too long leaves its stack; empty where its process was lost before."""
+    return trail.with_suffix(".late")
+
+
 def forget(study: Path) -> None:
     """Take away what cells have left whose study was ended before anyone found it. To be done while none runs."""
     for path in (study / CELLS).glob(".*"):
@@ -40,7 +45,7 @@ def limited(order: CellOrder, study: Path, minutes: float | None) -> Iterator[No
         TookTooLong: the file is there. It is taken away.
     """
     at = trail_of(order, study)
-    stack = at.with_suffix(".late")
+    stack = stack_of(at)
     with suppress(OSError):
         (study / CELLS).mkdir(exist_ok=True)
     if stack.exists() and stack.stat().st_size:

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from finetricks.guard import last_on
 from finetricks_tuning.cell_run import CellOrder, lost
 from finetricks_tuning.ledger import FAILED, Ledger, Trial
-from finetricks_tuning.limit import trail_of
+from finetricks_tuning.limit import stack_of, trail_of
 
 ORDER, TRIAL, PROBLEM = "order", "trial", "problem"
 """Keys of what goes to a worker and of what comes back: JSON texts, which Tune passes on as they are; and why a worker
@@ -145,7 +145,8 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         trail = trail_of(order, self._ledger.path.parent)
         within = last_on(trail)
         with suppress(OSError):
-            trail.unlink(missing_ok=True)
+            for path in (trail, stack_of(trail)):
+                path.unlink(missing_ok=True)
         return within
 
     def _record(self, trial: Trial) -> bool:
