@@ -8,19 +8,22 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
+# One more than the cores of a small machine: tests of studies mostly wait.
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+
 .PHONY: quickstart test lint nightly survival fuzz clean
 
 quickstart: $(VENV)/.run  ## train with tricks on embedded data, compare them over seeds, write a report
 	$(BIN)/finetricks sweep examples/quickstart.yaml --out runs/quickstart --resume
 
 test: $(VENV)/.dev  ## the tests, in minutes on two cores
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not nightly" -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not nightly" $(WORKERS)
 
 nightly: $(VENV)/.dev  ## the tests that take longer
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(WORKERS)
 
 survival: $(VENV)/.dev  ## what runs and studies survive, with counts
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 tests/test_input_*.py \
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(WORKERS) tests/test_input_*.py \
 		$(addprefix tests/test_,$(addsuffix .py,kills determinism long_runs storage survival))
 
 SECONDS ?= 600

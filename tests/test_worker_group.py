@@ -23,6 +23,8 @@ from finetricks_tuning.searcher import CellSearcher
 from finetricks_tuning.study import Study
 from finetricks_tuning.worker import Plugins
 
+pytestmark = pytest.mark.waits
+
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 PLUGIN = Path(__file__).parent / "distributed_tricks.py"
