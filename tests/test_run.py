@@ -72,6 +72,33 @@ def test_the_folder_holds_what_is_promised(folder: Path, tmp_path: Path) -> None
     assert [event[2] is not None for event in seen].count(True) == 2
 
 
+class Shapes(Trick):
+    """Notes the length of every batch that the model is given."""
+
+    seen: ClassVar[list[int]] = []
+
+    @hookimpl
+    def build(self, model: torch.nn.Module, context: Context) -> torch.nn.Module:
+        model.register_forward_pre_hook(
+            lambda _, __, given: self.seen.append(given["input_ids"].shape[1]), with_kwargs=True
+        )
+        return model
+
+
+@pytest.mark.parametrize(
+    ("training", "lengths"), [({}, {8, 16}), ({"max_length": 10}, {8, 10}), ({"pad_to_multiple_of": 1}, {6, 7, 8, 9})]
+)
+def test_batches_are_rounded_up_in_training_and_evaluation(folder: Path, tmp_path: Path, training, lengths) -> None:
+    """The texts have 6 to 9 tokens, with the special ones."""
+    with_room = {"epochs": 1, "batch_size": 1, "eval_batch_size": 1} | training
+    Shapes.seen.clear()
+    run(recipe_in(folder, [Shapes()], **with_room), tmp_path / "run")
+    assert set(Shapes.seen) == lengths
+    Shapes.seen.clear()
+    predict(tmp_path / "run", folder / "test.csv", catalog=installed().with_classes([Shapes]))
+    assert set(Shapes.seen) == {max(lengths)}  # one batch
+
+
 def test_the_model_is_loaded_without_finetricks_and_scores_the_same(folder: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

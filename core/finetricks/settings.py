@@ -98,6 +98,13 @@ class Training(Settings):
     max_length: int | None = Field(
         default=None, gt=2, le=MOST, description="Tokens of an example; the model's own limit by default."
     )
+    pad_to_multiple_of: int = Field(
+        default=8,
+        gt=0,
+        le=MOST,
+        description="A batch is as long as its longest example, rounded up to this, and never beyond max_length: equal "
+        "shapes are met again. 1 rounds nothing.",
+    )
     evaluate: Literal["epoch"] | Annotated[int, Field(gt=0, le=MOST)] = Field(
         default="epoch", description="Evaluate on valid after each epoch, or every so many optimizer steps."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -18,6 +19,28 @@ from finetricks.tasks.table import Table
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 """The columns with a value a token, where the tokenizer gives them."""
 RESERVED = (*TOKENS, "labels", "example_id")
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How long a batch is: its longest example, rounded up to a multiple.
+
+    Attributes:
+        multiple: tokens. Fewer different lengths, so that kernels find shapes that they know, and a frozen layer's
+            states for an example are, to the last bit, those of fewer kinds of batch.
+        limit: beyond which nothing is rounded up: the length that the model is given at most.
+    """
+
+    multiple: int = 1
+    limit: int | None = None
+
+    def length(self, longest: int) -> int:
+        rounded = -(-longest // self.multiple) * self.multiple
+        return max(longest, rounded if self.limit is None else min(rounded, self.limit))
+
+
+NO_MORE = Padding()
+"""To the longest example of a batch."""
 
 
 def encode_rows(table: Table, tokenizer: PreTrainedTokenizerBase, text_columns: Sequence[str]) -> datasets.Dataset:
@@ -96,17 +119,18 @@ def loader(
     dataset: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
+    *,
     shuffle: bool = False,
     added: Sequence[str] = (),
+    padding: Padding = NO_MORE,
 ) -> DataLoader[Any]:
     """Batches of a tokenised data set; the last one may be short.
 
     They hold the columns that the model takes, and those that tricks `added`: a number an example.
     """
     columns = [name for name in (*TOKENS, "labels", *added) if name in dataset.column_names]
-    return DataLoader(
-        dataset.select_columns(columns), batch_size=batch_size, shuffle=shuffle, collate_fn=collator(tokenizer, added)
-    )
+    collate = collator(tokenizer, added, padding)
+    return DataLoader(dataset.select_columns(columns), batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
 
 
 def added_columns(before: datasets.Dataset, after: datasets.Dataset) -> tuple[str, ...]:
@@ -119,18 +143,23 @@ def added_columns(before: datasets.Dataset, after: datasets.Dataset) -> tuple[st
 
 
 def collator(
-    tokenizer: PreTrainedTokenizerBase, added: Sequence[str] = ()
+    tokenizer: PreTrainedTokenizerBase, added: Sequence[str] = (), padding: Padding = NO_MORE
 ) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]:
-    """Makes a batch of examples, padded to its longest.
+    """Makes a batch of examples, as long as `padding` says.
 
     The batch holds `input_ids`, `attention_mask`, `token_type_ids` where there are any ([examples, tokens], long), and
     `labels` ([examples] long for classes, [examples] float for values, [examples, labels] float for several labels).
     """
-    return partial(_collate, DataCollatorWithPadding(tokenizer), (*TOKENS, "labels", *added))
+    return partial(_collate, tokenizer, padding, (*TOKENS, "labels", *added))
 
 
 def _collate(
-    pad: DataCollatorWithPadding, known: Sequence[str], examples: Sequence[Mapping[str, Any]]
+    tokenizer: PreTrainedTokenizerBase,
+    padding: Padding,
+    known: Sequence[str],
+    examples: Sequence[Mapping[str, Any]],
 ) -> dict[str, torch.Tensor]:
     names = [name for name in known if name in examples[0]]
+    length = padding.length(max(len(example["input_ids"]) for example in examples))
+    pad = DataCollatorWithPadding(tokenizer, padding="max_length", max_length=length)
     return dict(pad([{name: example[name] for name in names} for example in examples]))
