@@ -19,6 +19,7 @@ from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputE
 from finetricks.folder import RunFolder
 from finetricks.layer_pass import without
 from finetricks.layers import find_layers
+from finetricks.lengths import token_counts
 from finetricks.order import first_batch
 from finetricks.plan import Plan, compile_plan, total_steps
 from finetricks.session import Session
@@ -171,6 +172,16 @@ def batches_of(recipe: Recipe, task: Task, train: datasets.Dataset, added: Seque
     return loader(train, task.tokenizer, size, shuffle=True, added=added, padding=padding_of(recipe, task))
 
 
+def lengths_for_groups(task: Task, train: datasets.Dataset) -> list[int]:
+    """By what the training examples are grouped: the tokens that each had before tricks and `max_length` cut it.
+
+    So configurations that cut differently see the examples in one order.
+    """
+    whole = task.splits["train"]
+    before = dict(zip(whole["example_id"][:], token_counts(whole), strict=True))
+    return [before.get(row, own) for row, own in zip(train["example_id"][:], token_counts(train), strict=True)]
+
+
 def padding_of(recipe: Recipe, task: Task) -> Padding:
     return Padding(recipe.training.pad_to_multiple_of, task.max_length)
 
@@ -238,7 +249,15 @@ class _Run:
         batches = batches_of(recipe, task, splits["train"], added)
         forward = partial(without, added)
         session = Session.bind(
-            recipe, model, batches, forward=forward, build=False, init=init, context=context, ranks=self.ranks
+            recipe,
+            model,
+            batches,
+            forward=forward,
+            build=False,
+            init=init,
+            context=context,
+            lengths=lengths_for_groups(task, splits["train"]) if recipe.training.group_by_length else None,
+            ranks=self.ranks,
         )
         return splits, added, session
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from finetricks.validation import no_flag_for_a_number
 
@@ -125,7 +125,18 @@ class Training(Settings):
         default="derived",
         description="none: the Trainer's own use of the global random state, to match an old run.",
     )
+    group_by_length: bool = Field(
+        default=False,
+        description="Examples of like length share a batch: less padding. The order is drawn by the data stream.",
+    )
     replay: Literal["off"] = Field(default="off", description="Skipping frozen layers' work: not in this version.")
     threads: int | None = Field(
         default=None, gt=0, le=4096, description="CPU threads of torch; its own choice by default."
     )
+
+    @field_validator("group_by_length")
+    @classmethod
+    def _an_order_of_its_own(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("streams") == "none":
+            raise ValueError("not with streams: none, which is the Trainer's own order; use streams: derived")
+        return value
