@@ -33,7 +33,11 @@ PHASES: dict[str, list[str]] = {
     "tokenizer": ["finetricks.tasks.task:load_tokenizer"],
     "tokenise": ["finetricks.tasks.task:tokenize", "finetricks.tasks.task:_fingerprint"],
     "model: load": ["finetricks.tasks.task:load_model", "finetricks.tasks.task:empty_model"],
-    "tricks: data, build, init": ["finetricks.runner:splits_of", "finetricks.stack:Stack.build", "finetricks.stack:Stack.init"],
+    "tricks: data, build, init": [
+        "finetricks.runner:splits_of",
+        "finetricks.stack:Stack.build",
+        "finetricks.stack:Stack.init",
+    ],
     "find the layers": ["finetricks.session:find_layers", "finetricks.session:first_batch"],
     "plan, groups, optimizer": ["finetricks.session:compile_plan", "finetricks.session:create_optimizer"],
     "session: the rest": ["finetricks.session:Session.bind"],
@@ -100,7 +104,9 @@ class Clock:
         def timed(*arguments: Any, **keywords: Any) -> Any:
             with self.phase(phase):
                 result = call(*arguments, **keywords)
-            return self._each(phase, result) if phase == "training: batches" and isinstance(result, Iterator) else result
+            return (
+                self._each(phase, result) if phase == "training: batches" and isinstance(result, Iterator) else result
+            )
 
         return timed
 

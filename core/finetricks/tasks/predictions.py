@@ -19,6 +19,7 @@ from finetricks.atomic import write_atomically
 from finetricks.distributed import ALONE, Ranks
 from finetricks.errors import NotFinite
 from finetricks.layer_pass import without
+from finetricks.lengths import token_counts
 from finetricks.tasks.encode import NO_MORE, TOKENS, Padding, collator
 from finetricks.tasks.labels import Kind
 from finetricks.tasks.metrics import THRESHOLD
@@ -55,7 +56,7 @@ def score(
     Raises:
         NotFinite: a score is not finite.
     """
-    lengths = [len(ids) for ids in dataset["input_ids"]]
+    lengths = token_counts(dataset)
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])  # the largest batch first: out of memory early
     rows = dataset.select_columns([name for name in (*TOKENS, *added) if name in dataset.column_names]).select(order)
     device = next(model.parameters()).device
