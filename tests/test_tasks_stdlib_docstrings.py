@@ -76,7 +76,8 @@ def test_what_is_defined_within_other_statements_is_found_in_the_order_of_depth(
     (tmp_path / "beta.py").write_text(f'"""Beta {"b" * 40}."""\n')
     (tmp_path / "alpha.py").write_text(
         "try:\n" + told("a", "    ") + "except ImportError:\n" + told("b", "    ") + "else:\n" + told("c", "    ")
-        + "match 1:\n    case 1:\n" + told("d", "        ") + "if 1:\n    with 2:\n" + told("e", "        ") + told("f", "")
+        + "match 1:\n    case 1:\n" + told("d", "        ") + "if 1:\n    with 2:\n" + told("e", " " * 8)
+        + told("f", "")
     )  # fmt: skip
     table, _ = stdlib_docstrings(["alpha", "beta"], tmp_path)
     # ast.walk's order: by depth, where a handler and a case are a level of their own.
