@@ -25,7 +25,6 @@ from finetricks.fresh import fresh_parameters
 from finetricks.layer_pass import default_forward
 from finetricks.layer_trace import Forward
 from finetricks.layers import Layers, find_layers
-from finetricks.lengths import lengths_of
 from finetricks.optimizers import create_optimizer, named_groups
 from finetricks.order import Order, first_batch, unshuffled
 from finetricks.plan import Plan, compile_plan, total_steps
@@ -194,7 +193,12 @@ class Session:
         training, streams = recipe.training, recipe.streams
         plain = training.streams == "none"
         plain_seed = training.seed if training.data_seed is None else training.data_seed
-        lengths = None if not training.group_by_length else lengths_of(loader) if lengths is None else lengths
+        if not training.group_by_length:
+            lengths = None
+        elif lengths is None:
+            from finetricks.lengths import lengths_of
+
+            lengths = lengths_of(loader)
         order = Order(loader, plain_seed if plain else streams.data, plain=plain, ranks=ranks, lengths=lengths)
         stack = Stack(recipe.tricks, criterion=criterion)
         context = {"explicit_layers": recipe.layers, **(context or {})}
