@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import tiny
 from finetricks import (
@@ -651,3 +652,50 @@ def test_what_tricks_are_told_can_be_copied_and_pickled() -> None:
     for twin in (copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
         assert twin(progress) == progress
         assert twin(session.layers) == session.layers
+
+
+# -- examples of like length together ------------------------------------------------------------------------
+
+
+def uneven() -> list[dict[str, Any]]:
+    return [{**row, "input_ids": row["input_ids"][: 2 + number % 6]} for number, row in enumerate(tiny.rows())]
+
+
+def padded(rows: Any) -> dict[str, torch.Tensor]:
+    ids = [torch.as_tensor(row["input_ids"]) for row in rows]
+    batch = {"input_ids": nn.utils.rnn.pad_sequence(ids, batch_first=True)}
+    return batch | {"labels": torch.tensor([row["labels"] for row in rows])}
+
+
+def grouped(rows: Any, **options: Any) -> Session:
+    loader = DataLoader(rows, batch_size=4, shuffle=True, collate_fn=padded)
+    return tiny.recipe(group_by_length=True).bind(tiny.bert(), loader, **options)
+
+
+def test_lengths_are_taken_from_the_examples_or_given() -> None:
+    columns = {name: [row[name] for row in uneven()] for name in ("input_ids", "labels")}
+    sets = [grouped(uneven()), grouped(datasets.Dataset.from_dict(columns))]
+    sets.append(grouped(Subset(uneven(), range(tiny.ROWS)), lengths=[2 + number % 6 for number in range(tiny.ROWS)]))
+    first, *others = ([batch["input_ids"] for batch in itertools.islice(s._order.epoch(0), 6)] for s in sets)
+    assert first[0].shape == (4, 7)  # the longest
+    assert [len(ids) for ids in first] == [4] * 5 + [2]
+    assert all(torch.equal(one, other) for order in others for one, other in zip(first, order, strict=True))
+    losses = tiny.train(sets[0])
+    assert losses == tiny.train(sets[1])
+
+
+def test_lengths_that_are_not_known_are_asked_for() -> None:
+    with pytest.raises(FinetricksError, match=r"lengths of the examples are not known; give lengths=\[...\]"):
+        grouped(Subset(uneven(), range(tiny.ROWS)))
+
+
+def test_a_grouped_run_goes_on_within_an_epoch_and_only_in_its_own_order() -> None:
+    whole, first, second = (grouped(uneven()) for _ in range(3))
+    losses = tiny.train(whole)
+    begun = tiny.train(first, steps=2)
+    second.load_state_dict(first.state_dict())
+    assert begun + tiny.train(second) == losses
+    assert tiny.equal(second.model, whole.model)
+    other = grouped(uneven(), lengths=range(tiny.ROWS))
+    with pytest.raises(CheckpointError, match="group_by_length: by lengths"):
+        other.load_state_dict(first.state_dict())

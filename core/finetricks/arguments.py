@@ -31,6 +31,7 @@ def training_arguments(training: Training, output_dir: str | Path, **more: Any) 
         "per_device_train_batch_size": training.batch_size,
         "per_device_eval_batch_size": training.eval_batch_size,
         "gradient_accumulation_steps": training.accumulation,
+        "train_sampling_strategy": "group_by_length" if training.group_by_length else "random",
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,12 +19,13 @@ from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputE
 from finetricks.folder import RunFolder
 from finetricks.layer_pass import without
 from finetricks.layers import find_layers
+from finetricks.lengths import token_counts
 from finetricks.order import first_batch
 from finetricks.plan import Plan, compile_plan, total_steps
 from finetricks.session import Session
 from finetricks.storage import StorageError, storage_problem
 from finetricks.tasks import Task, load_task
-from finetricks.tasks.encode import added_columns, loader, truncate
+from finetricks.tasks.encode import Padding, added_columns, loader, truncate
 from finetricks.tasks.held_out import hold_out
 from finetricks.tasks.metrics import METRICS, compute_metrics
 from finetricks.tasks.models import write_model
@@ -32,6 +33,7 @@ from finetricks.tasks.predictions import score, write_predictions
 
 if TYPE_CHECKING:
     import datasets
+    from torch.utils.data import DataLoader
 
     from finetricks.recipe import Recipe
     from finetricks.stack import Stack
@@ -121,7 +123,7 @@ def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
     stack, streams = recipe.stack(), recipe.streams
     splits, added = splits_of(recipe, task, stack)
     model = stack.build(task.model(streams.init), streams.init, **about(recipe, task))
-    batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, added=added)
+    batches = batches_of(recipe, task, splits["train"], added)
     layers = find_layers(model, first_batch(batches), recipe.layers, partial(without, added))
     per_epoch = -(-len(batches) // recipe.training.accumulation)
     return compile_plan(
@@ -162,6 +164,26 @@ def splits_of(recipe: Recipe, task: Task, stack: Stack) -> tuple[dict[str, datas
     if not stack.bounds_length:
         changed = {split: truncate(part, task.tokenizer, task.max_length) for split, part in changed.items()}
     return changed, added
+
+
+def batches_of(recipe: Recipe, task: Task, train: datasets.Dataset, added: Sequence[str]) -> DataLoader[Any]:
+    """The loader of the training batches, over a split that `splits_of` gave with the columns `added`."""
+    size = recipe.training.batch_size
+    return loader(train, task.tokenizer, size, shuffle=True, added=added, padding=padding_of(recipe, task))
+
+
+def lengths_for_groups(task: Task, train: datasets.Dataset) -> list[int]:
+    """By what the training examples are grouped: the tokens that each had before tricks and `max_length` cut it.
+
+    So configurations that cut differently see the examples in one order.
+    """
+    whole = task.splits["train"]
+    before = dict(zip(whole["example_id"][:], token_counts(whole), strict=True))
+    return [before.get(row, own) for row, own in zip(train["example_id"][:], token_counts(train), strict=True)]
+
+
+def padding_of(recipe: Recipe, task: Task) -> Padding:
+    return Padding(recipe.training.pad_to_multiple_of, task.max_length)
 
 
 def _changed(recipe: Recipe, task: Task, stack: Stack, split: str, given: datasets.Dataset) -> datasets.Dataset:
@@ -224,10 +246,18 @@ class _Run:
         splits, added = splits_of(recipe, task, stack)
         context = about(recipe, task)
         model = stack.build(task.model(streams.init), streams.init, **context).to(_device())
-        batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True, added=added)
+        batches = batches_of(recipe, task, splits["train"], added)
         forward = partial(without, added)
         session = Session.bind(
-            recipe, model, batches, forward=forward, build=False, init=init, context=context, ranks=self.ranks
+            recipe,
+            model,
+            batches,
+            forward=forward,
+            build=False,
+            init=init,
+            context=context,
+            lengths=lengths_for_groups(task, splits["train"]) if recipe.training.group_by_length else None,
+            ranks=self.ranks,
         )
         return splits, added, session
 
@@ -283,10 +313,18 @@ class _Run:
     def _evaluate(self, split: str) -> dict[str, float]:
         """Score a split; at the run's end keep the predictions, example by example."""
         dataset, task = self.splits[split], self.task
-        size = self.recipe.training.eval_batch_size
-        model, ranks, added = self.session.model, self.ranks, self.added
+        ranks = self.ranks
         try:
-            scores = score(model, dataset, task.tokenizer, kind=task.kind, batch_size=size, ranks=ranks, added=added)
+            scores = score(
+                self.session.model,
+                dataset,
+                task.tokenizer,
+                kind=task.kind,
+                batch_size=self.recipe.training.eval_batch_size,
+                ranks=ranks,
+                added=self.added,
+                padding=padding_of(self.recipe, task),
+            )
         except NotFinite:  # the last step before an evaluation can do it, with a loss that was finite
             raise Diverged(self.session.global_step, f"score of an example of {split}") from None
         if self.session.ended and split in task.splits:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -159,6 +159,7 @@ class Session:
         build: bool = True,
         init: bool = True,
         context: Mapping[str, Any] | None = None,
+        lengths: Sequence[int] | None = None,
         ranks: Ranks = ALONE,
     ) -> Session:
         """Compile `recipe` for `model` and `loader`, and bind it.
@@ -177,16 +178,28 @@ class Session:
             build: let tricks change the structure (false if they already did).
             init: let tricks change weights (false if a checkpoint supplies them).
             context: what tricks are told of the task: `tokenizer`, `max_length`, `text_columns` (see `Context`).
+            lengths: for `training.group_by_length`, a number for each example of `loader.dataset`; by default how many
+                `input_ids` it has.
             ranks: the processes among which each batch of the loader is shared out. By default every process gets whole
                 batches, also in a process group: the parts are then the loop's affair.
 
         Raises:
             LayersError: the order of the model's layers cannot be told.
             TrickConflict: tricks that cannot stand together on this model.
+            FinetricksError: `training.group_by_length`, and the lengths are not known or the loader does not shuffle.
             InputError: the model is compiled already, or has no gradient checkpointing and the recipe asks for it.
         """
         refuse_compiled(model)
         training, streams = recipe.training, recipe.streams
+        plain = training.streams == "none"
+        plain_seed = training.seed if training.data_seed is None else training.data_seed
+        if not training.group_by_length:
+            lengths = None
+        elif lengths is None:
+            from finetricks.lengths import lengths_of
+
+            lengths = lengths_of(loader)
+        order = Order(loader, plain_seed if plain else streams.data, plain=plain, ranks=ranks, lengths=lengths)
         stack = Stack(recipe.tricks, criterion=criterion)
         context = {"explicit_layers": recipe.layers, **(context or {})}
         if build:
@@ -210,8 +223,6 @@ class Session:
         )
         plan = compiled()
         groups = named_groups(plan, model)
-        plain = training.streams == "none"
-        plain_seed = training.seed if training.data_seed is None else training.data_seed
         return cls(
             model=model,
             stack=stack,
@@ -219,7 +230,7 @@ class Session:
             plan=plan,
             optimizer=optimizer(groups) if optimizer else create_optimizer(groups, training),
             streams=None if plain else streams,
-            order=Order(loader, plain_seed if plain else streams.data, plain=plain, ranks=ranks),
+            order=order,
             accumulation=training.accumulation,
             batches_per_epoch=length,
             clip=training.clip,
@@ -585,6 +596,7 @@ class Session:
             "groups": {group.name: list(group.parameters) for group in self.plan.groups},
             "steps": {"total": self.plan.total_steps, "per_epoch": self.plan.steps_per_epoch},
             "accumulation": self._accumulation,
+            "group_by_length": "off" if self._order is None else self._order.grouping,
             "streams": None if self.streams is None else vars(self.streams),
             "ranks": self._ranks.size,
             "plan": self._plan_before_training.fingerprint(),

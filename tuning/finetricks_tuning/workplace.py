@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetricks.recipe import Recipe
-from finetricks.runner import task_of
 from finetricks_tuning.hygiene import Flags, clean, settle
+from finetricks_tuning.tasks import task_for
 
 if TYPE_CHECKING:
     from finetricks.catalog import Catalog
@@ -45,7 +45,7 @@ class Workplace:
         """The recipe of a cell, and its task."""
         recipe = Recipe(**order.recipe, catalog=self._catalog)
         if order.task not in self._tasks:  # of a configuration that was chosen while the study ran
-            self._tasks[order.task] = task_of(recipe, self._trust)
+            self._tasks[order.task] = task_for(recipe, self._tasks, trust_remote_code=self._trust)
         return recipe, self._tasks[order.task]
 
     def close(self) -> None:

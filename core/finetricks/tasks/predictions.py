@@ -19,7 +19,8 @@ from finetricks.atomic import write_atomically
 from finetricks.distributed import ALONE, Ranks
 from finetricks.errors import NotFinite
 from finetricks.layer_pass import without
-from finetricks.tasks.encode import TOKENS, collator
+from finetricks.lengths import token_counts
+from finetricks.tasks.encode import NO_MORE, TOKENS, Padding, collator
 from finetricks.tasks.labels import Kind
 from finetricks.tasks.metrics import THRESHOLD
 
@@ -38,6 +39,7 @@ def score(
     batch_size: int,
     ranks: Ranks = ALONE,
     added: Sequence[str] = (),
+    padding: Padding = NO_MORE,
 ) -> NDArray[np.float64]:
     """What the model gives for each example, in the data set's order.
 
@@ -54,11 +56,11 @@ def score(
     Raises:
         NotFinite: a score is not finite.
     """
-    lengths = [len(ids) for ids in dataset["input_ids"]]
+    lengths = token_counts(dataset)
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])  # the largest batch first: out of memory early
     rows = dataset.select_columns([name for name in (*TOKENS, *added) if name in dataset.column_names]).select(order)
     device = next(model.parameters()).device
-    collate = collator(tokenizer, added)
+    collate = collator(tokenizer, added, padding)
     logits: dict[int, torch.Tensor] = {}
     ranks.share_buffers(model)
     with ranks.together(), _evaluating(model), torch.inference_mode():
