@@ -22,7 +22,7 @@ from finetricks.layers import Layers
 from finetricks.replay.chain import Chain
 from finetricks.replay.check import Before, difference, random_state
 from finetricks.replay.course import Span, still_good
-from finetricks.replay.keys import Rows, rows_of
+from finetricks.replay.keys import TOKENS_OF_A_THREAD, Rows, rows_of
 from finetricks.replay.store import Store
 
 logger = logging.getLogger(__name__)
@@ -31,9 +31,6 @@ T = TypeVar("T")
 
 CHECKS = 3
 """So many replays of a boundary are computed both ways at most: until one mixed rows that were computed apart."""
-
-ROWS = 4
-"""Fewer rows are not computed alone: kernels for tiny matrices sum in another order."""
 
 CHANGES = 3
 """How often frozen weights may be written to before it is taken for a habit."""
@@ -280,7 +277,7 @@ class Engine:
         self._ordinal += 1
         given = self._arguments(args, keywords)
         useful = bool(self._stores) or bool(self._kept())
-        rows = None if not useful or given is None or not self._fit(given) else rows_of(given)
+        rows = None if not useful or given is None or not self._fit(given) else rows_of(given, self._chain.tokens)
         if rows is None or given is None:
             output = own(*args, **keywords)
         else:
@@ -364,8 +361,6 @@ class Engine:
         for number, states in found.items():
             dtype = torch.float32 if self._narrows else states[0].dtype
             call.given[number] = rows.padded(states, dtype, device)
-        if "use_cache" in self._signature.parameters:
-            args, keywords = (), {**given, "use_cache": False}  # keys of the layers left out would be missing in it
         return self._done(call, rows, own, args, keywords)
 
     def _count(self, hits: int, misses: int) -> None:
@@ -465,7 +460,9 @@ class Engine:
     ) -> None:
         """Compute the states of some rows alone, up to the boundary, and keep them."""
         others = [row for row in range(len(rows.keys)) if row not in set(missing)]
-        taken = [*missing, *others[: max(ROWS - len(missing), 0)]]
+        length = self._chain.tokens if rows.mask is None else rows.mask.shape[1]
+        enough = -(-TOKENS_OF_A_THREAD * torch.get_num_threads() // length)  # or kernels would be others
+        taken = [*missing, *others[: max(enough - len(missing), 0)]]
         some = {
             name: value[torch.tensor(taken, device=value.device)] if name in rows.per_row else value
             for name, value in given.items()

@@ -1,9 +1,10 @@
 """A row known by what the model is given for it.
 
 A row's key is a hash of its own inputs without padding, so that it is the same whatever stands beside it in a batch.
-What a frozen layer gives for it is the same then, too, but for one thing: attention sums over keys in blocks of
-`KEYS_AT_ONCE`, and the last bits of a row whose last block is cut short by the batch's end differ. So a row whose
-blocks are whole has one key, and one more for each shorter length that it was padded to.
+What a frozen layer gives for it is the same then, too, but for two things. Attention sums over the keys in blocks, and
+the last bits of a row whose last block is cut short by the batch's end differ: a row whose blocks are whole has one
+key, and another for each length that it was padded to where they are not. And matrices of few rows are multiplied
+otherwise: a pass of few tokens is not replayed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ import torch
 from numpy.typing import NDArray
 
 KEYS_AT_ONCE = 16
-"""Keys that torch's attention on a CPU sums at once."""
+"""Keys that attention sums at once: as many as the widest registers of a CPU hold (fp32; of half precision twice)."""
+
+ANY_LENGTH = 32
+"""At an odd length below this, heads of 8 dimensions sum otherwise (torch 2.13)."""
+
+TOKENS_OF_A_THREAD = 16
+"""A pass with fewer tokens for each thread may be multiplied otherwise; seen below 12 in all."""
 
 MASK = "attention_mask"
 
@@ -58,11 +65,12 @@ class Rows:
         return together
 
 
-def rows_of(given: Mapping[str, Any]) -> Rows | None:
+def rows_of(given: Mapping[str, Any], tokens: int = 0) -> Rows | None:
     """The rows of the arguments of a trunk's forward pass; `None` where they cannot be told.
 
     Args:
         given: by name; a `None` is left out.
+        tokens: of a row, where there is no mask that tells.
     """
     named = {name: value for name, value in sorted(given.items()) if name not in SAYS_ONLY}
     tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
@@ -87,6 +95,8 @@ def rows_of(given: Mapping[str, Any]) -> Rows | None:
         common.update(_bytes_of(tensor))
     spans, tags = _spans(mask)
     length = 0 if mask is None else mask.shape[1]
+    if size * (length or tokens) < TOKENS_OF_A_THREAD * torch.get_num_threads():
+        return None
     cut, whole = [], []
     for name, tensor in per_row.items():
         in_tokens = mask is not None and tensor.ndim >= 2 and tensor.shape[1] == length
@@ -116,6 +126,7 @@ def _spans(mask: torch.Tensor | None) -> tuple[tuple[tuple[int, int], ...] | Non
         return None, ()
     real = mask.detach().cpu().numpy() != 0
     length = real.shape[1]
+    block = KEYS_AT_ONCE * (2 if torch.is_autocast_enabled(mask.device.type) else 1)
     starts = real.argmax(axis=1)
     ends = length - real[:, ::-1].argmax(axis=1)
     counts = real.sum(axis=1)
@@ -123,7 +134,7 @@ def _spans(mask: torch.Tensor | None) -> tuple[tuple[tuple[int, int], ...] | Non
     for start, end, count in zip(starts.tolist(), ends.tolist(), counts.tolist(), strict=True):
         if count != end - start:  # none at all, or gaps: all of it counts
             start, end = 0, length
-        whole_blocks = start == 0 and length >= KEYS_AT_ONCE * -(-end // KEYS_AT_ONCE)
+        whole_blocks = start == 0 and length >= block * -(-end // block) and (length % 2 == 0 or length >= ANY_LENGTH)
         spans.append((start, end))
         tags.append(b"" if whole_blocks else f"{start} {length}".encode())
     return tuple(spans), tuple(tags)
