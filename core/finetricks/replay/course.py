@@ -28,12 +28,21 @@ class Span:
         blocks: of the frozen prefix; 0 where nothing is replayed.
         kept: the boundaries of which the rows that are computed in it are kept, each with the step up to which it is of
             use.
+        begins: the highest boundary at which its passes can begin.
     """
 
     start: int
     end: int
     blocks: int
     kept: Mapping[int, int]
+    begins: int = 0
+
+    def up_to(self, layers: Sequence[str]) -> int:
+        """How many of `layers`, from the input on, its passes can leave out."""
+        if not self.begins:
+            return 0
+        blocks = [index for index, layer in enumerate(layers) if is_block(layer)]
+        return blocks[self.begins - 1] + 1
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,8 @@ class Course:
         off: why nothing is replayed although layers are frozen; empty where something is.
         passes: what training costs without replay, counted by `cost`.
         saved: how much of that is left out.
+        size: bytes that the training examples' states take at the most, if they are as long as those tried; 0 where
+            that is not known.
     """
 
     spans: tuple[Span, ...]
@@ -52,6 +63,7 @@ class Course:
     off: str = ""
     passes: int = 0
     saved: int = 0
+    size: int = 0
 
     @property
     def acts(self) -> bool:
@@ -64,8 +76,15 @@ class Course:
             "off": self.off,
             "passes": self.passes,
             "saved": self.saved,
+            "bytes": self.size,
             "stages": [
-                {"from": span.start, "to": span.end, "blocks": span.blocks, "kept": list(span.kept)}
+                {
+                    "from": span.start,
+                    "to": span.end,
+                    "frozen_blocks": span.blocks,
+                    "replayed_blocks": span.begins,
+                    "kept": list(span.kept),
+                }
                 for span in self.spans
             ],
         }
@@ -91,7 +110,10 @@ def cost(layers: Sequence[str], frozen: Collection[str], skipped: int = 0) -> in
 
 
 def compile_course(
-    layers: Sequence[str], stages: Sequence[Stage], steps_per_epoch: int, most: int | None = None, off: str = ""
+    layers: Sequence[str],
+    stages: Sequence[Stage],
+    steps_per_epoch: int,
+    most: int | None = None, off: str = "", size: int = 0
 ) -> Course:
     """Where the plan of `stages` lets work be left out.
 
@@ -99,6 +121,7 @@ def compile_course(
         most: boundaries that there is room for at a time; as many as are of use by default. Those that save most are
             kept.
         off: why nothing is to be replayed.
+        size: bytes that a boundary takes.
     """
     lengths = [prefix(layers, stage.frozen) for stage in stages]
     passes = sum((stage.end - stage.start) * cost(layers, stage.frozen) for stage in stages)
@@ -109,11 +132,14 @@ def compile_course(
     saved = 0
     since: dict[int, int] = {}  # boundary: the step from which on rows are kept for it
     for index, (stage, length) in enumerate(zip(stages, lengths, strict=True)):
-        kept = _worth(lengths[index:], stages[index:], steps_per_epoch, most)
+        held = [boundary for boundary in since if boundary <= length]
+        kept = _worth(lengths[index:], stages[index:], steps_per_epoch, most, held)
         since = {**dict.fromkeys(kept, stage.start), **still_good(since, length, kept)}
         saved += FORWARD * _left_out(stage, since, steps_per_epoch)
-        spans.append(Span(stage.start, stage.end, length, kept))
-    return Course(tuple(spans), tuple(layers), "", passes, saved)
+        begins = max((b for b, first in since.items() if first + steps_per_epoch < stage.end), default=0)
+        spans.append(Span(stage.start, stage.end, length, kept, begins))
+    together = max(len({*before.kept, *span.kept}) for before, span in zip([spans[0], *spans], spans, strict=False))
+    return Course(tuple(spans), tuple(layers), "", passes, saved, size * together)
 
 
 def still_good(since: Mapping[int, int], length: int, kept: Collection[int]) -> dict[int, int]:
@@ -123,11 +149,14 @@ def still_good(since: Mapping[int, int], length: int, kept: Collection[int]) -> 
 
 
 def _worth(
-    lengths: Sequence[int], stages: Sequence[Stage], steps_per_epoch: int, most: int | None
+    lengths: Sequence[int], stages: Sequence[Stage], steps_per_epoch: int, most: int | None, held: Sequence[int]
 ) -> dict[int, int]:
     """The boundaries to keep in the first of `stages`, by what they save in it and later; with their last use.
 
     A boundary's states are good until a layer below it is trained.
+
+    Args:
+        held: boundaries that are kept already, and take of the room for `most`.
     """
     reach = list(accumulate(lengths, min))
     begin = stages[0].start + steps_per_epoch  # a row that is computed in one epoch comes again in the next
@@ -138,7 +167,7 @@ def _worth(
             for stage, far in zip(stages, reach, strict=True)
         )
 
-    chosen: list[int] = []
+    chosen = [boundary for boundary in held if saved([boundary])]
     while most is None or len(chosen) < most:
         best = max(sorted(set(reach) - {0}), key=lambda boundary: saved([*chosen, boundary]), default=0)
         if not best or saved([*chosen, best]) <= saved(chosen):

@@ -223,7 +223,7 @@ class Engine:
         self._checking, self._outputs, self._ordinal = True, [], 0
         boundaries, mixed = self._would, self._mixed
         try:
-            with before.again(), torch.no_grad(), self._in_place():
+            with before.again(), self._in_place():
                 other = again()
                 same_draws = all(map(torch.equal, random_state(), after))
         finally:

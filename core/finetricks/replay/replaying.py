@@ -81,7 +81,9 @@ class Replaying:
                 self._batch = None
             except NoReplay as reason:
                 self._off = str(reason)
-        self._course = compile_course(plan.layers, plan.stages, plan.steps_per_epoch, self._most, self._off)
+        self._course = compile_course(
+            plan.layers, plan.stages, plan.steps_per_epoch, self._most, self._off, self.bytes_of_boundary
+        )
         return replace(plan, replay=self._course)
 
     @property
