@@ -60,8 +60,15 @@ def find_chain(model: nn.Module, layers: Layers, batch: Any, forward: Forward | 
     blocks = tuple(_block(model, layers, name) for name in layers.blocks)
     if not blocks:
         raise NoReplay("the model has no blocks")
+    if found := next((module for block in blocks for module in block.modules() if _depends_on_batch(module)), None):
+        raise NoReplay(f"{type(found).__name__} gives a row other last bits beside other rows")
     trunk = _trunk(model, layers, blocks)
     return _tried(model, Chain(trunk, blocks), batch, forward or default_forward)
+
+
+def _depends_on_batch(module: nn.Module) -> bool:
+    """Whether a module multiplies few rows at a time: those of one time, or the tokens of one expert."""
+    return isinstance(module, nn.RNNBase | nn.RNNCellBase) or "expert" in type(module).__name__.lower()
 
 
 def _block(model: nn.Module, layers: Layers, layer: str) -> nn.Module:

@@ -132,7 +132,7 @@ def compile_course(
     saved = 0
     since: dict[int, int] = {}  # boundary: the step from which on rows are kept for it
     for index, (stage, length) in enumerate(zip(stages, lengths, strict=True)):
-        held = [boundary for boundary in since if boundary <= length]
+        held = {boundary: step for boundary, step in since.items() if boundary <= length}
         kept = _worth(lengths[index:], stages[index:], steps_per_epoch, most, held)
         since = {**dict.fromkeys(kept, stage.start), **still_good(since, length, kept)}
         saved += FORWARD * _left_out(stage, since, steps_per_epoch)
@@ -149,23 +149,23 @@ def still_good(since: Mapping[int, int], length: int, kept: Collection[int]) -> 
 
 
 def _worth(
-    lengths: Sequence[int], stages: Sequence[Stage], steps_per_epoch: int, most: int | None, held: Sequence[int]
+    lengths: Sequence[int], stages: Sequence[Stage], steps_per_epoch: int, most: int | None, held: Mapping[int, int]
 ) -> dict[int, int]:
     """The boundaries to keep in the first of `stages`, by what they save in it and later; with their last use.
 
     A boundary's states are good until a layer below it is trained.
 
     Args:
-        held: boundaries that are kept already, and take of the room for `most`.
+        held: boundaries that are kept already, each since a step; they take of the room for `most`.
     """
     reach = list(accumulate(lengths, min))
-    begin = stages[0].start + steps_per_epoch  # a row that is computed in one epoch comes again in the next
 
     def saved(boundaries: Collection[int]) -> int:
-        return sum(
-            max(stage.end - max(stage.start, begin), 0) * max((b for b in boundaries if b <= far), default=0)
-            for stage, far in zip(stages, reach, strict=True)
-        )
+        total = 0
+        for stage, far in zip(stages, reach, strict=True):
+            since = {b: held.get(b, stages[0].start) for b in boundaries if b <= far}
+            total += _left_out(stage, since, steps_per_epoch)
+        return total
 
     chosen = [boundary for boundary in held if saved([boundary])]
     while most is None or len(chosen) < most:
