@@ -1,0 +1,1 @@
+"""Replay of the frozen prefix."""
