@@ -1,8 +1,8 @@
 """States in files that runs share, one after the other and at once.
 
-`root/<namespace>/<any name>.states`: each process appends to a file of its own (`segment.py`), and reads those of all. What
-cannot be read, is not whole or has been altered is not there; what cannot be written is not kept. Nothing of this ends a
-run: it computes anew what it does not find.
+`root/<namespace>/<any name>.states`: each process appends to a file of its own (`segment.py`), and reads those of all.
+What cannot be read, is not whole or has been altered is not there; what cannot be written is not kept. Nothing of this
+ends a run: it computes anew what it does not find.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class DiskStore:
         segment, place = found
         if key not in self._whole:
             if not segment.is_whole(place):
-                self._forget(key)
+                self._forget(segment)
                 return None
             self._whole.add(key)
             if segment.path.name not in self._used:
@@ -125,11 +125,12 @@ class DiskStore:
                 self._touch(segment)
         return segment.read(place)
 
-    def _forget(self, key: bytes) -> None:
-        """Of a file with a state that is not what was written: no other run need find it."""
-        segment, place = self._places.pop(key)
-        self._nbytes -= place.nbytes
-        _say(str(segment.path), "a stored state was altered; its file is removed, and what is missing computed anew")
+    def _forget(self, segment: Segment) -> None:
+        """Remove a file with a state that is not what was written: its states are computed and put anew."""
+        _say(str(segment.path), "a stored state was altered; the file is removed, and what it held computed anew")
+        for key in [key for key, (other, _) in self._places.items() if other is segment]:
+            self._nbytes -= self._places.pop(key)[1].nbytes
+            self._whole.discard(key)
         with suppress(OSError):
             segment.path.unlink()
         if segment is self._writer:

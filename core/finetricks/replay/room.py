@@ -1,7 +1,7 @@
 """The folder of all stored states: how much lies in it, and what goes when there must be room.
 
-It holds a folder for each namespace, and in that the segments of those who wrote. The time of a segment's last change is
-that of its last use.
+It holds a folder for each namespace, and in that the segments of those who wrote. The time of a segment's last change
+is that of its last use.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def alone(root: Path) -> Iterator[None]:
 def room_for(root: Path, wanted: int, limit: int) -> int:
     """Bytes that may be added to `root` so that all of it stays within `limit`: `wanted`, or less.
 
-    What nobody has open goes for it, that which was not used for the longest time first; and what killed writers did not
-    fill. To be called `alone`.
+    For it goes what killed writers did not fill, then what nobody has open, that which was not used for the longest
+    time first. To be called `alone`.
     """
     left = limit - sum(one.size for one in stored(root))
     for act in (_cut, _remove):

@@ -2,8 +2,8 @@
 
 A frame is a header, a table of keys, and the rows, each at a multiple of 64 bytes. The rows are written first: whoever
 finds a header whose checksum is right finds all that it names, and what a killed writer has left is not found at all.
-Numbers are in the machine's own byte order (a file from one of the other order has no frames). Files are as long as they
-may become from the beginning on, sparse: their room is taken before it is filled, and a map of one never grows.
+Numbers are in the machine's own byte order (a file from one of the other order has no frames). Files are as long as
+they may become from the beginning on, sparse: their room is taken before it is filled, and a map of one never grows.
 
 Whoever has a file open holds a shared lock on it, which the kernel takes back when the process ends.
 """

@@ -1,7 +1,7 @@
 """Results that are found again by what they were made of.
 
-An entry of the cache is a folder named by the key: `about.json` says what it is, `result/` holds it, and `progress/` what
-resume needs while it is made. It can be deleted at any time.
+An entry of the cache is a folder named by the key: `about.json` says what it is, `result/` holds it, and `progress/`
+what resume needs while it is made. It can be deleted at any time.
 """
 
 from __future__ import annotations
