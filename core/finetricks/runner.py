@@ -21,6 +21,7 @@ from finetricks.layer_pass import without
 from finetricks.layers import find_layers
 from finetricks.order import first_batch
 from finetricks.plan import Plan, compile_plan, total_steps
+from finetricks.replay.replaying import Replaying
 from finetricks.session import Session
 from finetricks.storage import StorageError, storage_problem
 from finetricks.tasks import Task, load_task
@@ -50,6 +51,7 @@ class Result:
         steps: optimizer steps done.
         notes: what the user should know of data and plan, a sentence each.
         decisions: what tricks decided while training, with the first step at which each holds.
+        replay: what replay came to since the run was last begun or resumed: see `Session.replay`.
     """
 
     valid: dict[str, float]
@@ -59,6 +61,7 @@ class Result:
     notes: tuple[str, ...]
     folder: Path
     decisions: Mapping[str, int] = field(default_factory=dict)
+    replay: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def run(
@@ -122,9 +125,10 @@ def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
     splits, added = splits_of(recipe, task, stack)
     model = stack.build(task.model(streams.init), streams.init, **about(recipe, task))
     batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, added=added)
-    layers = find_layers(model, first_batch(batches), recipe.layers, partial(without, added))
+    sample, forward = first_batch(batches), partial(without, added)
+    layers = find_layers(model, sample, recipe.layers, forward)
     per_epoch = -(-len(batches) // recipe.training.accumulation)
-    return compile_plan(
+    plan = compile_plan(
         stack,
         model,
         layers,
@@ -132,6 +136,11 @@ def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
         steps_per_epoch=per_epoch,
         learning_rate=recipe.training.learning_rate,
     )
+    examples = len(splits["train"])
+    replaying = Replaying(
+        model, layers, stack, recipe.training, batch=sample, forward=forward, examples=examples
+    )
+    return replaying.planned(plan)
 
 
 def about(recipe: Recipe, task: Task) -> dict[str, Any]:
@@ -286,7 +295,16 @@ class _Run:
         size = self.recipe.training.eval_batch_size
         model, ranks, added = self.session.model, self.ranks, self.added
         try:
-            scores = score(model, dataset, task.tokenizer, kind=task.kind, batch_size=size, ranks=ranks, added=added)
+            scores = score(
+                model,
+                dataset,
+                task.tokenizer,
+                kind=task.kind,
+                batch_size=size,
+                ranks=ranks,
+                added=added,
+                around=partial(self.session.replayed, training=False),
+            )
         except NotFinite:  # the last step before an evaluation can do it, with a loss that was finite
             raise Diverged(self.session.global_step, f"score of an example of {split}") from None
         if self.session.ended and split in task.splits:
@@ -372,6 +390,7 @@ class _Run:
             notes=(*self.task.notes, *plan.warnings()),
             folder=self.folder.path,
             decisions=dict(plan.decisions),
+            replay=self.session.replay,
         )
 
 
