@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
@@ -41,7 +42,7 @@ from finetricks.layer_spec import is_block
 from finetricks.order import EpochSampler
 from finetricks.plan import Plan
 from finetricks.runner import about, plan_of, splits_of, task_of
-from finetricks.tasks.encode import loader
+from finetricks.tasks.encode import TOKENS
 
 LENGTHS = {"trec6": 64, "scv2": 128}
 """Tokens at most: none of TREC-6 is cut, one in twenty of SCv2."""
@@ -125,13 +126,13 @@ def recipe(rows: Path, tricks: Sequence[Any], **training: Any) -> Recipe:
 # -- the bound -------------------------------------------------------------------------------------------
 
 
-def padded(task: Task, batch_size: int, eval_batch_size: int) -> tuple[int, int]:
+def padded(task: Task, training: Any) -> tuple[int, int]:
     """Tokens of the batches of an epoch, and of an evaluation, whose batches hold rows of like length."""
     train, valid = (
         [min(len(ids), task.max_length) for ids in task.splits[name]["input_ids"]] for name in ("train", "valid")
     )
     random.Random(0).shuffle(train)
-    return _padded(train, batch_size), _padded(sorted(valid), eval_batch_size)
+    return _padded(train, training.batch_size), _padded(sorted(valid), training.eval_batch_size)
 
 
 def _padded(lengths: Sequence[int], size: int) -> int:
@@ -214,6 +215,13 @@ class _InOrder(Trainer):  # type: ignore[misc]
         return self.order
 
 
+def padding(recipe: Recipe, task: Task) -> DataCollatorWithPadding:
+    """Pads batches as a run of the recipe does."""
+    return DataCollatorWithPadding(
+        task.tokenizer, pad_to_multiple_of=getattr(recipe.training, "pad_to_multiple_of", None)
+    )
+
+
 def plain_trainer(recipe: Recipe, task: Task, folder: Path) -> Run:
     """The same model, with the same parameters frozen, in transformers' Trainer."""
     stack, streams = recipe.stack(), recipe.streams
@@ -231,9 +239,7 @@ def plain_trainer(recipe: Recipe, task: Task, folder: Path) -> Run:
         recipe.training_arguments(folder, eval_strategy="epoch", disable_tqdm=True, logging_strategy="no"),
         train_dataset=splits["train"],
         eval_dataset=valid.select(by_length),
-        data_collator=DataCollatorWithPadding(
-            task.tokenizer, pad_to_multiple_of=getattr(recipe.training, "pad_to_multiple_of", None)
-        ),
+        data_collator=padding(recipe, task),
         callbacks=[clock],
     )
     trainer.order = EpochSampler(len(splits["train"]), streams.data)
@@ -252,12 +258,14 @@ class Sizes:
     stage_rows: int
     steps: int
     threads: int
+    head_padding: int | None
 
 
 def head_only(bench: Bench, name: str, rows: Path, sizes: Sizes) -> Iterator[Row]:
     """Epochs in which only the head trains, against the plain Trainer's."""
     for trick in HEAD_RECIPES:
-        make = partial(recipe, rows, [trick], epochs=sizes.head_epochs, threads=sizes.threads)
+        more = {} if sizes.head_padding is None else {"pad_to_multiple_of": sizes.head_padding}
+        make = partial(recipe, rows, [trick], epochs=sizes.head_epochs, threads=sizes.threads, **more)
         task = task_of(make())
         found: dict[str, list[float]] = {"memory": [], "disk": [], "filled": [], "off": []}
         for number in range(sizes.rounds):
@@ -300,8 +308,7 @@ def staged(bench: Bench, name: str, rows: Path, sizes: Sizes) -> Iterator[Row]:
     """Runs of eight epochs that thaw on the way, against the same without replay, and plain fine-tuning."""
     make = partial(recipe, rows, epochs=EPOCHS, threads=sizes.threads)
     task = task_of(make([]))
-    training = make([]).training
-    train, valid = padded(task, training.batch_size, training.eval_batch_size)
+    train, valid = padded(task, make([]).training)
     full = passes(plan_of(make([]), task), valid / train, replays=False)
     found: dict[tuple[str, str], list[float]] = {(what, arm): [] for what in STAGED for arm in ("off", "plain")}
     for number in range(sizes.rounds):
@@ -368,8 +375,14 @@ def _session(made: Recipe, task: Task) -> Any:
     splits, added = splits_of(made, task, stack)
     context = about(made, task)
     model = stack.build(task.model(streams.init), streams.init, **context)
-    batches = loader(splits["train"], task.tokenizer, made.training.batch_size, shuffle=True, added=added)
-    session = made.bind(model, batches, forward=partial(without, added), build=False, context=context)
+    columns = [name for name in (*TOKENS, "labels", *added) if name in splits["train"].column_names]
+    batches = DataLoader(
+        splits["train"].select_columns(columns),
+        batch_size=made.training.batch_size,
+        shuffle=True,
+        collate_fn=padding(made, task),
+    )
+    session = made.bind(model, batches, forward=partial(without, added), epochs=1, build=False, context=context)
     session.model.train()
     return session
 
@@ -404,7 +417,9 @@ def markdown(rows: Sequence[Row], sizes: Sizes, machine: dict[str, Any], unequal
         [
             f"MiniLM, batches of 32, {sizes.threads} threads, {machine['device']}, torch {machine['torch']}; median of "
             f"{sizes.rounds} rounds (least to greatest). Head-only: {sizes.head_rows} rows at most, "
-            f"{sizes.head_epochs} epochs; stages: {sizes.stage_rows} rows at most, {EPOCHS} epochs; a quarter as many "
+            f"{sizes.head_epochs} epochs"
+            + (f", padded to multiples of {sizes.head_padding} tokens" if sizes.head_padding else "")
+            + f"; stages: {sizes.stage_rows} rows at most, {EPOCHS} epochs; a quarter as many "
             "rows are evaluated after each epoch. Weights, losses and predictions with and without replay: "
             f"{bits}.",
             "",
@@ -432,6 +447,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often each comparison runs (3)")
     parser.add_argument("--head-rows", type=int, default=2048, help="rows of head-only runs (2048)")
     parser.add_argument("--head-epochs", type=int, default=3, help="epochs of head-only runs (3)")
+    parser.add_argument(
+        "--head-padding",
+        type=int,
+        metavar="TOKENS",
+        help="pad batches of head-only runs, the plain Trainer's too, to a multiple of this; as recipes do by default",
+    )
     parser.add_argument("--stage-rows", type=int, default=256, help="rows of the runs in stages (256)")
     parser.add_argument("--steps", type=int, default=30, help="steps where replay cannot act (30)")
     parser.add_argument("--threads", type=int, default=2)
@@ -446,9 +467,10 @@ def main() -> int:
         options.stage_rows,
         options.steps,
         options.threads,
+        options.head_padding,
     )
     if options.quick:
-        sizes = Sizes(1, 128, 2, 64, 4, options.threads)
+        sizes = Sizes(1, 128, 2, 64, 4, options.threads, options.head_padding)
     disable_progress_bar()
     torch.set_num_threads(options.threads)
     rows: list[Row] = []
