@@ -24,9 +24,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,7 @@ class Bench:
         self._folder = folder
         self._count = 0
         self.unequal: list[str] = []
+        self.seconds: list[dict[str, Any]] = []
 
     def place(self) -> Path:
         self._count += 1
@@ -186,6 +188,23 @@ class Bench:
             shutil.rmtree(out.with_suffix(".cache"), ignore_errors=True)
         seconds = tuple(end - start for start, end in zip([0.0, *ends], ends, strict=False))
         return Run(seconds, digest.hexdigest(), dict(result.replay))
+
+    def note(self, name: str, what: str, number: int, runs: Mapping[Any, Run]) -> None:
+        """Keep what a round measured, and say on stderr how far it is."""
+        for arm, run in runs.items():
+            named = arm if isinstance(arm, str) else ", ".join(arm)
+            self.seconds.append(
+                {
+                    "data": name,
+                    "what": what,
+                    "round": number,
+                    "arm": named,
+                    "seconds": run.seconds,
+                    "replay": run.replay,
+                }
+            )
+            told = " ".join(f"{second:.2f}" for second in run.seconds[:EPOCHS])
+            print(f"{name}, {what}, round {number}, {named}: {told} s", file=sys.stderr, flush=True)
 
     def same(self, what: str, *runs: Run) -> None:
         if len({run.bits for run in runs}) > 1:
@@ -275,7 +294,7 @@ def head_only(bench: Bench, name: str, rows: Path, sizes: Sizes) -> Iterator[Row
             for arm in ("memory", "disk", "off"):
                 found[arm].append(later / statistics.median(runs[arm].seconds[1:]))
             found["filled"].append(runs["plain"].seconds[0] / runs["filled"].seconds[0])
-            tell(name, trick, number, runs)
+            bench.note(name, trick, number, runs)
         against = "plain Trainer"
         yield Row(name, f"{trick}, from the second epoch on, in memory", against, found["memory"], None, 40)
         yield Row(name, f"{trick}, from the second epoch on, on disk", against, found["disk"], None, 40)
@@ -325,7 +344,7 @@ def staged(bench: Bench, name: str, rows: Path, sizes: Sizes) -> Iterator[Row]:
             bench.same(f"{name} {what}, seed {number}", off, on)
             found[what, "off"].append(off.total / on.total)
             found[what, "plain"].append(runs["plain"].total / on.total)
-        tell(name, "stages", number, runs)
+        bench.note(name, "stages", number, runs)
     for what, tricks in STAGED.items():
         plan = plan_of(make(tricks), task)
         without_it, with_it = (passes(plan, valid / train, replays=replays) for replays in (False, True))
@@ -337,6 +356,8 @@ def staged(bench: Bench, name: str, rows: Path, sizes: Sizes) -> Iterator[Row]:
             yield Row(name, f"{what}, {EPOCHS} epochs", against, found[what, arm], bound, 0.9 * bound)
 
 
+WARM_UP = 2
+"""Steps that are not counted."""
 NEUTRAL: dict[str, list[Any]] = {
     "full fine-tuning": ["full"],
     "a masked LM beside a frozen prefix": [{"gradual_unfreezing": {"over": "run"}}, "auxiliary_lm"],
@@ -346,27 +367,27 @@ NEUTRAL: dict[str, list[Any]] = {
 def neutral(bench: Bench, name: str, rows: Path, sizes: Sizes) -> Iterator[Row]:
     """Training steps where replay cannot act: two sessions side by side, a step of one, a step of the other."""
     for what, tricks in NEUTRAL.items():
-        made = recipe(rows, tricks, epochs=1)
-        task = task_of(made)
-        sessions = [_session(recipe(rows, tricks, epochs=1, replay=replay), task) for replay in ("off", "auto")]
-        ratios: list[float] = []
-        losses: list[tuple[float, float]] = []
-        for step, batches in enumerate(zip(*(session.batches() for session in sessions), strict=True)):
-            taken = {}
-            for index in (0, 1) if step % 2 else (1, 0):
-                started = time.perf_counter()
-                loss = sessions[index].loss(batches[index])
-                sessions[index].backward(loss)
-                sessions[index].step()
-                taken[index] = time.perf_counter() - started, loss.item()
-            losses.append((taken[0][1], taken[1][1]))
-            ratios.append(taken[0][0] / taken[1][0])
-            if step + 1 == sizes.steps + 2:
-                break
-        if any(off != on for off, on in losses):
-            bench.unequal.append(f"{name} {what}")
-        parts = [ratios[2:][part :: sizes.rounds] for part in range(sizes.rounds)]  # the first steps warm up
-        medians = [statistics.median(part) for part in parts if part]
+        task = task_of(recipe(rows, tricks))
+        medians = []
+        for number in range(sizes.rounds):
+            modes = ("off", "auto") if number % 2 == 0 else ("auto", "off")
+            sessions = {mode: _session(recipe(rows, tricks, replay=mode), task) for mode in modes}
+            seconds: dict[str, list[float]] = {mode: [] for mode in modes}
+            losses: dict[str, list[float]] = {mode: [] for mode in modes}
+            pairs = zip(*(sessions[mode].batches() for mode in modes), strict=True)
+            for step, pair in enumerate(islice(pairs, sizes.steps + WARM_UP)):
+                for mode, batch in list(zip(modes, pair, strict=True))[:: 1 if step % 2 else -1]:
+                    started = time.perf_counter()
+                    loss = sessions[mode].loss(batch)
+                    sessions[mode].backward(loss)
+                    sessions[mode].step()
+                    seconds[mode].append(time.perf_counter() - started)
+                    losses[mode].append(loss.item())
+            if losses["off"] != losses["auto"]:
+                bench.unequal.append(f"{name} {what}, round {number}")
+            bench.note(name, what, number, {mode: Run(tuple(seconds[mode])) for mode in modes})
+            timed = zip(seconds["off"][WARM_UP:], seconds["auto"][WARM_UP:], strict=True)
+            medians.append(statistics.median(off / auto for off, auto in timed))
         yield Row(name, f"{what}, a step", "the same, replay off", medians, 1.0, 0.98)
 
 
@@ -400,13 +421,6 @@ PARTS: dict[str, Callable[[Bench, str, Path, Sizes], Iterator[Row]]] = {
 def in_turn(arms: dict[Any, Any], number: int) -> list[Any]:
     """The arms, in every second round in the opposite order: what drifts favours none."""
     return list(arms) if number % 2 == 0 else list(reversed(arms))
-
-
-def tell(name: str, what: str, number: int, runs: dict[Any, Run]) -> None:
-    """Say on stderr how far it is, with each run's seconds an epoch."""
-    for arm, run in runs.items():
-        seconds = " ".join(f"{second:.2f}" for second in run.seconds)
-        print(f"{name} {what} round {number} {arm}: {seconds} {run.replay or ''}", file=sys.stderr, flush=True)
 
 
 def markdown(rows: Sequence[Row], sizes: Sizes, machine: dict[str, Any], unequal: Sequence[str]) -> str:
@@ -494,6 +508,7 @@ def main() -> int:
             "sizes": asdict(sizes),
             "rows": [asdict(row) | {"median": row.median, "met": row.is_met} for row in rows],
             "unequal": bench.unequal,
+            "runs": bench.seconds,
         }
         options.json.write_text(json.dumps(record, indent=2) + "\n")
     return 1 if bench.unequal else 0
