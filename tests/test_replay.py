@@ -38,6 +38,7 @@ from transformers import (
 
 import tiny
 from finetricks import Recipe, Session, Step, Trick, hookimpl
+from finetricks.distributed import ALONE, Ranks
 
 ROWS, LONGEST = 44, 36
 TEXT: dict[str, Any] = {"vocab_size": 50, "num_labels": 3}
@@ -114,11 +115,13 @@ def collate(rows: list[dict[str, Any]], *, left: bool = False, times: int = 1) -
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def bound(replay: str, *tricks: Any, name: str = "bert", loader: Any = None, rows: Any = None, **training: Any) -> Session:
+def bound(
+    replay: str, *tricks: Any, name: str = "bert", loader: Any = None, ranks: Ranks = ALONE, **training: Any
+) -> Session:
     settings = {"epochs": 4, "batch_size": 8, "learning_rate": 1e-3, "seed": 3, "replay": replay} | training
-    rows = rows or (images() if name in ("vit", "resnet") else texts())
+    rows = images() if name in ("vit", "resnet") else texts()
     loader = loader or DataLoader(rows, batch_size=settings["batch_size"], shuffle=True, collate_fn=collate)
-    return Recipe(tricks=tricks, training=settings).bind(model(name), loader)
+    return Recipe(tricks=tricks, training=settings).bind(model(name), loader, ranks=ranks)
 
 
 def both(*tricks: Any, mode: str = "auto", **options: Any) -> Session:
@@ -333,3 +336,17 @@ def test_evaluation_is_replayed() -> None:
     assert all(map(torch.equal, first, second)) and all(map(torch.equal, first, third))
     assert session.replay["hits"] > 0
     tiny.train(session)  # what an evaluation kept is of use in training
+
+
+def test_another_run_begins_with_what_lies_on_disk(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINETRICKS_CACHE", str(tmp_path))
+    rows = ROWS - ROWS % 8  # the last batch may be too short
+    first = both("last_layer", mode="disk", epochs=2)
+    second = both("last_layer", mode="disk", epochs=2, dropout_seed=5)
+    assert first.replay["exact"] and second.replay["exact"]
+    assert second.replay["misses"] == 2 * (ROWS - rows) or second.replay["misses"] < first.replay["misses"] / 2
+    other = bound("disk", "last_layer", epochs=1)
+    with torch.no_grad():
+        other.model.bert.embeddings.word_embeddings.weight.mul_(1.1)  # type: ignore[union-attr, operator]
+    tiny.train(other)
+    assert not other.replay["hits"]

@@ -14,8 +14,10 @@ from finetricks.layer_trace import Forward
 from finetricks.layers import Layers
 from finetricks.replay.chain import Chain, NoReplay, find_chain
 from finetricks.replay.course import Course, compile_course, prefix
+from finetricks.replay.disk import DiskStore, default_folder
 from finetricks.replay.engine import Engine
 from finetricks.replay.memory import Budget, MemoryStore
+from finetricks.replay.namespace import Namespaces
 from finetricks.replay.store import Store
 
 if TYPE_CHECKING:
@@ -117,11 +119,16 @@ class Replaying:
             batches_per_epoch=batches_per_epoch,
             tolerant=self._asked or narrow is not None,
             narrow=narrow,
+            shared=self._training.replay == "disk",
         )
 
     def _stores(self) -> Callable[[int], Store]:
-        budget = Budget(self._training.replay_bytes)
-        return lambda boundary: MemoryStore(budget)
+        limit = self._training.replay_bytes
+        if self._training.replay != "disk" or self._chain is None:
+            budget = Budget(limit)
+            return lambda boundary: MemoryStore(budget)
+        names = Namespaces(self._model, self._layers, self._chain, self._training.replay_dtype)
+        return lambda boundary: DiskStore(default_folder(), names[boundary], limit)
 
     def freeze(self, stage: int) -> None:
         """Take up the stage of that number, whose layers have just been frozen."""
