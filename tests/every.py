@@ -284,7 +284,7 @@ def together() -> list[tuple[str, ...]]:
     recipes: list[tuple[str, ...]] = []
     for name in sorted(CASES):
         for number, others in enumerate(recipes):
-            if _suit((*others, name)):
+            if suit((*others, name)):
                 recipes[number] = (*others, name)
                 break
         else:
@@ -292,7 +292,7 @@ def together() -> list[tuple[str, ...]]:
     return recipes
 
 
-def _suit(names: tuple[str, ...]) -> bool:
+def suit(names: tuple[str, ...]) -> bool:
     tricks = [(name, installed().get(name)(**values_of(name, *names))) for name in names]
     common = set.intersection(*(set(CASES[name].models) for name in names))
     freezing = [name for name, trick in tricks if Stack([(name, trick)]).implementing("freeze") and name != "full"]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from finetricks.layers import Layers
+    from finetricks.replay.course import Course
     from finetricks.stack import Stack
 
 
@@ -50,6 +51,7 @@ class Plan:
         learning_rate: base.
         decisions: what tricks have decided while training: the decision's name, and the first step at which it holds.
         deciders: the tricks that may decide while training; the plan is what happens unless they do.
+        replay: where the work of frozen layers is left out; it changes no result. `None` where that was not asked for.
     """
 
     groups: tuple[Group, ...]
@@ -60,6 +62,7 @@ class Plan:
     layers: tuple[str, ...]
     decisions: Mapping[str, int] = field(default_factory=dict)
     deciders: tuple[str, ...] = ()
+    replay: Course | None = None
 
     @property
     def total_steps(self) -> int:
@@ -110,6 +113,8 @@ class Plan:
                 f"{', '.join(self.deciders)} decides while training, from a slice held out of train: what the plan "
                 "shows is what happens unless it does"
             )
+        if self.replay is not None and self.replay.off:
+            found.append(f"replay: off, because {self.replay.off}")
         if not any(self.schedule):
             found.append("the schedule is 0 at every step: nothing will be learnt")
         return found
@@ -142,6 +147,7 @@ class Plan:
                 for stage in self.stages
             ],
             "decided_while_training": list(self.deciders),
+            "replay": None if self.replay is None else self.replay.to_dict(),
         }
 
     def fingerprint(self, steps: int | None = None) -> str:

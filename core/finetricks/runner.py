@@ -22,6 +22,7 @@ from finetricks.layers import find_layers
 from finetricks.lengths import token_counts
 from finetricks.order import first_batch
 from finetricks.plan import Plan, compile_plan, total_steps
+from finetricks.replay.replaying import Replaying
 from finetricks.session import Session
 from finetricks.storage import StorageError, storage_problem
 from finetricks.tasks import Task, load_task
@@ -52,6 +53,7 @@ class Result:
         steps: optimizer steps done.
         notes: what the user should know of data and plan, a sentence each.
         decisions: what tricks decided while training, with the first step at which each holds.
+        replay: what replay came to since the run was last begun or resumed: see `Session.replay`.
     """
 
     valid: dict[str, float]
@@ -61,6 +63,7 @@ class Result:
     notes: tuple[str, ...]
     folder: Path
     decisions: Mapping[str, int] = field(default_factory=dict)
+    replay: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def run(
@@ -124,9 +127,10 @@ def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
     splits, added = splits_of(recipe, task, stack)
     model = stack.build(task.model(streams.init), streams.init, **about(recipe, task))
     batches = batches_of(recipe, task, splits["train"], added)
-    layers = find_layers(model, first_batch(batches), recipe.layers, partial(without, added))
+    sample, forward = first_batch(batches), partial(without, added)
+    layers = find_layers(model, sample, recipe.layers, forward)
     per_epoch = -(-len(batches) // recipe.training.accumulation)
-    return compile_plan(
+    plan = compile_plan(
         stack,
         model,
         layers,
@@ -134,6 +138,11 @@ def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
         steps_per_epoch=per_epoch,
         learning_rate=recipe.training.learning_rate,
     )
+    examples = len(splits["train"])
+    replaying = Replaying(
+        model, layers, stack, recipe.training, batch=sample, forward=forward, examples=examples
+    )
+    return replaying.planned(plan)
 
 
 def about(recipe: Recipe, task: Task) -> dict[str, Any]:
@@ -324,6 +333,7 @@ class _Run:
                 ranks=ranks,
                 added=self.added,
                 padding=padding_of(self.recipe, task),
+                around=partial(self.session.replayed, training=False),
             )
         except NotFinite:  # the last step before an evaluation can do it, with a loss that was finite
             raise Diverged(self.session.global_step, f"score of an example of {split}") from None
@@ -410,6 +420,7 @@ class _Run:
             notes=(*self.task.notes, *plan.warnings()),
             folder=self.folder.path,
             decisions=dict(plan.decisions),
+            replay=self.session.replay,
         )
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate.utils import send_to_device
@@ -29,7 +29,9 @@ from finetricks.optimizers import create_optimizer, named_groups
 from finetricks.order import Order, first_batch, unshuffled
 from finetricks.plan import Plan, compile_plan, total_steps
 from finetricks.precision import Precision
+from finetricks.progress import Stage
 from finetricks.provenance import check_made_with, made_with, same_libraries
+from finetricks.replay.replaying import Replaying
 from finetricks.stack import Criterion, Stack
 from finetricks.step import Step
 from finetricks.streams import child, seeded
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _PARTS = ("global_step", "model", "optimizer", "scheduler", "decisions", "own")
 
@@ -102,11 +106,13 @@ class Session:
         replan: Callable[[Mapping[str, int]], Plan] | None = None,
         ranks: Ranks = ALONE,
         peers: Ranks | None = None,
+        replaying: Replaying | None = None,
     ) -> None:
         self.model = model
         self.stack = stack
         self.layers = layers
-        self.plan = plan
+        self._replaying = replaying
+        self.plan = self._with_replay(plan)
         self.optimizer = optimizer
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factors())
         self.streams = streams
@@ -140,8 +146,11 @@ class Session:
         self._replan = replan
         self._micro_batch = 0
         self._resumed_rng: dict[str, torch.Tensor] | None = None
+        self._stage: Stage | None = None  # the one that replay acts by
         self._structure = structure(model)
         self._made_with = made_with(stack.tricks)
+        if replaying is not None:
+            replaying.begin(plan.steps_per_epoch, self._batches_per_epoch, lambda: self.state)
 
     @classmethod
     def bind(
@@ -205,7 +214,8 @@ class Session:
         if build:
             model = stack.build(model, streams.init, **context)
         recomputes = training.gradient_checkpointing and recompute.enable(model)
-        layers = find_layers(model, first_batch(loader), recipe.layers, forward)
+        sample = first_batch(loader)
+        layers = find_layers(model, sample, recipe.layers, forward)
         if init:
             # What is taken from an iterator is gone, and what has no length may never end.
             batches = partial(unshuffled, loader) if _ends(loader) else None
@@ -241,6 +251,15 @@ class Session:
             forward=forward,
             replan=lambda decisions: compiled(decisions=decisions),
             ranks=ranks,
+            replaying=Replaying(
+                model,
+                layers,
+                stack,
+                training,
+                batch=sample,
+                forward=forward,
+                examples=_examples(loader, length),
+            ),
         )
 
     # -- the loop ----------------------------------------------------------------------------------------
@@ -298,7 +317,7 @@ class Session:
         refuse_compiled(wrapper)
         self.enter(self.global_step, self._micro_batch)
         with self.dropout_stream():
-            return inside_forward(self.model, wrapper, self._whole_loss, batch)
+            return inside_forward(self.model, wrapper, self._loss, batch)
 
     @property
     def weight(self) -> float:
@@ -479,7 +498,7 @@ class Session:
         """Take up the plan as `decisions` make it."""
         if self._replan is None:
             raise FinetricksError("this session was made without `replan`; its tricks cannot decide while training")
-        self.plan = self._replan(decisions)
+        self.plan = self._with_replay(self._replan(decisions))
         self._set_rates(self.global_step)  # the scheduler has set those of this step already, by the plan before
 
     def _pass_over(self, end: int) -> None:
@@ -502,6 +521,8 @@ class Session:
     def finish(self) -> nn.Module:
         """Thaw everything and let the tricks put the model in the shape in which it is saved. Gives the model."""
         self._freezing.apply(frozenset())
+        if self._replaying is not None:
+            self._replaying.close()
         if self._recomputes:
             recompute.disable(self.model)
         self.stack.finish(self.model)
@@ -516,9 +537,15 @@ class Session:
         if not micro_batch and (not self._looked or step % self._between_looks == 0):
             self._looked = True
             self.stack.watch(("loss", "regularize"), self.model)
-        frozen = self.plan.stage_at(step).frozen
-        if frozen != self._freezing.frozen:
-            self._freezing.apply(frozen)
+        stage = self.plan.stage_at(step)
+        if stage.frozen != self._freezing.frozen:
+            self._freezing.apply(stage.frozen)
+            self._stage = None
+        if self._replaying is not None:
+            if stage is not self._stage:
+                self._replaying.freeze(self.plan.stages.index(stage))
+                self._stage = stage
+            self._replaying.enter(step)
         if self.scheduler.last_epoch != step:  # passed over, or skipped by a Trainer, which then does not count it
             self._keep_rates(step)
 
@@ -526,10 +553,34 @@ class Session:
         """The block in which the micro-batch's dropout is drawn; with `streams: none` the caller's own state."""
         return contextlib.nullcontext() if self.streams is None else seeded(self._micro_seed())
 
+    def replayed(self, compute: Callable[[], T], again: Callable[[], T] | None = None, *, training: bool = True) -> T:
+        """Give `compute()`, which runs the model, without the work of frozen layers whose states are known.
+
+        Args:
+            again: computes the same with no gradient, for a comparison, where `compute` must be called only once.
+            training: it is a training step's; not an evaluation's, the result of which is what the model gives.
+        """
+        if self._replaying is None:
+            return compute()
+        if not training:
+            self._replaying.enter(self.global_step)
+        return self._replaying.run(compute, again, training=training)
+
+    @property
+    def replay(self) -> dict[str, Any]:
+        """What replay came to so far: rows whose states were found and computed, bytes, and how exact. JSON values."""
+        return {} if self._replaying is None else self._replaying.record()
+
+    def _with_replay(self, plan: Plan) -> Plan:
+        return plan if self._replaying is None else self._replaying.planned(plan)
+
     def penalty(self) -> torch.Tensor | None:
         """The tricks' penalty on the weights; `None` when there is none."""
         with self.dropout_stream():
             return self.stack.regularize(self.model, self._step())
+
+    def _loss(self, batch: Any) -> torch.Tensor:
+        return self.replayed(lambda: self._whole_loss(batch))
 
     def _whole_loss(self, batch: Any) -> torch.Tensor:
         step = self._step()
@@ -687,6 +738,8 @@ class Session:
         if self._resumed_rng is not None:
             _set_rng(self._resumed_rng)
         self.enter(state["global_step"])
+        if self._replaying is not None:
+            self._replaying.forget()
 
     def recall(
         self, tricks: Mapping[str, dict[str, Any]], decisions: Mapping[str, int], skipped: Mapping[str, int]
@@ -733,6 +786,12 @@ def _ends(loader: Iterable[Any]) -> bool:
         return len(loader) > 0  # type: ignore[arg-type]
     except TypeError:
         return False
+
+
+def _examples(loader: Any, length: int) -> int | None:
+    """How many examples a pass over the loader gives; `None` where it does not tell."""
+    size = getattr(loader, "batch_size", None)
+    return length * size if isinstance(size, int) else None
 
 
 def _length(loader: Iterable[Any], steps_per_epoch: int | None, accumulation: int) -> int:

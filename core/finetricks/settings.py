@@ -129,7 +129,15 @@ class Training(Settings):
         default=False,
         description="Examples of like length share a batch: less padding. The order is drawn by the data stream.",
     )
-    replay: Literal["off"] = Field(default="off", description="Skipping frozen layers' work: not in this version.")
+    replay: Literal["auto", "off", "memory", "disk"] = Field(
+        default="auto",
+        description="Keep what frozen layers give for an example, and begin above them. auto: in memory, where it is "
+        "exact; memory, disk: also where it is not.",
+    )
+    replay_dtype: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp32", description="Type in which it is kept; but for fp32 it is not exact."
+    )
+    replay_bytes: int = Field(default=2 * 2**30, gt=0, le=2**60, description="Most bytes that are kept.")
     threads: int | None = Field(
         default=None, gt=0, le=4096, description="CPU threads of torch; its own choice by default."
     )

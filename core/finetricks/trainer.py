@@ -35,6 +35,7 @@ from finetricks.optimizers import named_groups
 from finetricks.order import EpochSampler
 from finetricks.plan import compile_plan
 from finetricks.recipe import Recipe
+from finetricks.replay.replaying import Replaying
 from finetricks.session import Session
 from finetricks.stack import Criterion, Stack
 from finetricks.streams import Streams, child, kept, seeded
@@ -227,8 +228,6 @@ class TrickMixin(Trainer):
             else None,
         )
         plan = compiled()
-        for warning in plan.warnings():
-            logger.warning(warning)
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
         if "params" in options or "optimizer_dict" in options or not isinstance(kind, type):
             raise FinetricksError(
@@ -249,8 +248,36 @@ class TrickMixin(Trainer):
             forward=forward,
             replan=lambda decisions: compiled(decisions=decisions),
             peers=Ranks(self.args.process_index, self.args.world_size),
+            replaying=Replaying(
+                self.model,
+                layers,
+                stack,
+                self.recipe.training,
+                batch=sample,
+                forward=forward,
+                examples=self._examples(),
+                off=self._no_replay(),
+            ),
         )
+        for warning in self.session.plan.warnings():
+            logger.warning(warning)
         return optimizer
+
+    def _examples(self) -> int | None:
+        """How many examples an epoch has; `None` where the data set does not tell."""
+        return None if isinstance(self.train_dataset, IterableDataset) else len(self.train_dataset)
+
+    def _no_replay(self) -> str:
+        """Why nothing can be replayed, for a reason that lies with the Trainer; empty where it can."""
+        if self.args.torch_compile or self.accelerator.state.dynamo_plugin.backend != "NO":
+            return "the forward pass is compiled"
+        if self.args.n_gpu > 1:
+            return "DataParallel copies the model"
+        if self.accelerator.distributed_type.value not in ("NO", "MULTI_GPU", "MULTI_CPU"):
+            return f"the model is taken apart by {self.accelerator.distributed_type.value}"
+        if self.args.neftune_noise_alpha:
+            return "NEFTune adds noise to the embeddings"
+        return ""
 
     def _compile_options(self) -> Options | None:
         """How the session is to compile the model, where it computes the loss; else the Trainer does."""
@@ -360,12 +387,27 @@ class TrickMixin(Trainer):
         inputs = taken(self._added, self.model, inputs)
         if not self._in_training_step or self.session is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        whole = super().compute_loss
         with self.session.dropout_stream():
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            result = self.session.replayed(
+                lambda: whole(model, inputs, return_outputs, num_items_in_batch),
+                # Not through a wrapper, whose processes talk to each other at each pass.
+                partial(whole, self.accelerator.unwrap_model(model), dict(inputs), return_outputs, num_items_in_batch),
+            )
         penalty = self.session.penalty()
         loss = result[0] if return_outputs else result
         loss = self.session.carried(loss if penalty is None else loss + penalty)
         return (loss, result[1]) if return_outputs else loss
+
+    def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
+        whole = super().prediction_step
+        if self.session is None:
+            return whole(model, inputs, *arguments, **keywords)
+        return self.session.replayed(
+            lambda: whole(model, inputs, *arguments, **keywords),
+            partial(whole, self.accelerator.unwrap_model(model), dict(inputs), *arguments, **keywords),
+            training=False,
+        )
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The norm of a whole optimizer step's gradient, which the Trainer wants to know before it updates."""

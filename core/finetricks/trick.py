@@ -57,6 +57,8 @@ class Trick(BaseModel, metaclass=_Kind):
         bounds_length: its `data` hook keeps examples to what the model that it builds can take; the core cuts nothing.
         learns: its `init` hook trains the weights; it comes after those that draw them.
         trains_nothing: it may freeze every layer; the run then only evaluates.
+        changes_frozen: it changes what frozen layers are given or what they do, from step to step, in a way that the
+            model's arguments do not show (noise, say): their work is then computed each time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
@@ -69,6 +71,7 @@ class Trick(BaseModel, metaclass=_Kind):
     bounds_length: ClassVar[bool] = False
     learns: ClassVar[bool] = False
     trains_nothing: ClassVar[bool] = False
+    changes_frozen: ClassVar[bool] = False
 
     def __hash__(self) -> int:
         # By its values as text: a field may hold a list or a mapping, and pluggy keeps plugins in sets.

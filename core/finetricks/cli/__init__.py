@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from finetricks import __version__
+from finetricks.cli.cache import cache
 from finetricks.cli.console import complain
 from finetricks.cli.extensions import COMMANDS, announced, load
 from finetricks.cli.models import new_lstm
@@ -32,6 +33,7 @@ BUILT_IN: Mapping[str, Callable[..., None]] = {
     "train": train,
     "predict": predict,
     "new-lstm": new_lstm,
+    "cache": cache,
 }
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ def score(
     ranks: Ranks = ALONE,
     added: Sequence[str] = (),
     padding: Padding = NO_MORE,
+    around: Callable[[Callable[[], Any]], Any] = lambda compute: compute(),
 ) -> NDArray[np.float64]:
     """What the model gives for each example, in the data set's order.
 
@@ -48,6 +50,7 @@ def score(
 
     Args:
         added: the columns that tricks added; the model is given those that its forward pass names.
+        around: gives what a batch's computation gives; `Session.replayed`, say.
 
     Returns:
         [examples, classes] probabilities that sum to 1 (classification), or each label's own (multi_label);
@@ -67,7 +70,8 @@ def score(
         for start in range(ranks.rank * batch_size, len(rows), ranks.size * batch_size):
             columns = rows[start : start + batch_size]
             batch = collate([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)])
-            outputs = without(added, model, {name: tensor.to(device) for name, tensor in batch.items()})
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            outputs = around(partial(without, added, model, batch))
             logits[start] = outputs.logits.to("cpu", torch.float64)
     every = {start: part for parts in ranks.gather(logits) for start, part in parts.items()}
     scores = _ACTIVATIONS[kind](torch.cat([every[start] for start in sorted(every)])).numpy()
