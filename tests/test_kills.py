@@ -78,6 +78,8 @@ def idle(name: str, names: Sequence[str]) -> str | None:
         return "the run may have stopped before it says anything"
     if name in {"discriminative_lr", "layerwise_lr_decay"} and HIGH & {*names}:
         return "only layers at the base rate train"
+    if name == "auto_freeze" and len(names) > 1:
+        return "beside others it may find nothing that has stopped learning"
     if name in FREEZING and FREEZING & {*names} - {name}:
         return "another freezes all that it would"
     return None

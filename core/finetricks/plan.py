@@ -50,6 +50,7 @@ class Plan:
         learning_rate: base.
         decisions: what tricks have decided while training: the decision's name, and the first step at which it holds.
         deciders: the tricks that may decide while training; the plan is what happens unless they do.
+        judges: those of them that decide from a slice held out of train.
     """
 
     groups: tuple[Group, ...]
@@ -60,6 +61,7 @@ class Plan:
     layers: tuple[str, ...]
     decisions: Mapping[str, int] = field(default_factory=dict)
     deciders: tuple[str, ...] = ()
+    judges: tuple[str, ...] = ()
 
     @property
     def total_steps(self) -> int:
@@ -105,11 +107,13 @@ class Plan:
                 f"{len(asleep)} of {len(self.layers)} layers never thaw within the {self.total_steps} steps: "
                 f"{', '.join(asleep)}"
             )
-        if self.deciders:
-            found.append(
-                f"{', '.join(self.deciders)} decides while training, from a slice held out of train: what the plan "
-                "shows is what happens unless it does"
-            )
+        watching = tuple(name for name in self.deciders if name not in self.judges)
+        for names, what in ((self.judges, "a slice held out of train"), (watching, "gradients")):
+            if names:
+                found.append(
+                    f"{', '.join(names)} decides while training, from {what}: what the plan shows is what happens "
+                    "unless it does"
+                )
         if not any(self.schedule):
             found.append("the schedule is 0 at every step: nothing will be learnt")
         return found
@@ -187,7 +191,9 @@ def compile_plan(
     groups = _groups(stack.param_groups(model, layers), layers, weight_decay or {})
     decisions = dict(decisions or {})
     stages, schedule = _course(stack, layers, total_steps, steps_per_epoch, decisions)
-    return Plan(groups, stages, schedule, learning_rate, steps_per_epoch, layers.names, decisions, stack.deciders)
+    return Plan(
+        groups, stages, schedule, learning_rate, steps_per_epoch, layers.names, decisions, stack.deciders, stack.judges
+    )
 
 
 MOST_STEPS = 10_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import logging
@@ -134,6 +135,7 @@ class Session:
         self._recomputes = recomputes
         self._run_model = forward or default_forward
         self._criterion = stack.criterion()
+        self._watches = bool(stack.implementing("after_backward"))
         self._freezing = Freezing(model, layers)
         self._fresh = fresh_parameters(model, layers)
         self._plan_before_training = plan
@@ -330,15 +332,18 @@ class Session:
             return False
         self._micro_batch = 0
         self._precision.unscale(self.optimizer)
-        if self._clip > 0:
-            norm = self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
-        else:
-            norm = nn.utils.get_total_norm([p.grad for p in self._parameters.values() if p.grad is not None])
+        norm = nn.utils.get_total_norm(self._gradients().values())
+        if self.after_backward(norm):
+            norm = nn.utils.get_total_norm(self._gradients().values())
         try:
             finite = self.check_gradient(norm, self._precision.scale if self._precision.scales else None)
         except Diverged:
             self._precision.step(self.optimizer, finite=False)  # else a scaler would wait for this step
             raise
+        if self._clip > 0:
+            self.grad_norm = norm
+            if finite:
+                nn.utils.clip_grads_with_norm_(self._parameters.values(), self._clip, norm)
         updated = self._precision.step(self.optimizer, finite)
         self.last_skipped = not updated
         if updated:
@@ -348,6 +353,35 @@ class Session:
         self.optimizer.zero_grad(set_to_none=True)
         self.global_step += 1
         return True
+
+    def after_backward(self, norm: torch.Tensor | float | None) -> bool:
+        """Let the tricks see the gradient of a whole optimizer step, if it is finite, before it is clipped.
+
+        What they decide is recorded and holds from the next step on. Gives whether they changed the gradient.
+
+        Args:
+            norm: of the gradient.
+
+        Raises:
+            TrickError: a decision would change what was already trained.
+        """
+        if not self.watches or norm is None or not bool(torch.isfinite(torch.as_tensor(norm))):
+            return False
+        gradients = self._gradients()
+        versions = [gradient._version for gradient in gradients.values()]
+        progress = self.plan.progress(self.global_step)
+        with torch.no_grad():
+            decided = self.stack.after_backward(dict(gradients), self.layers, progress, self.state)
+        self._decide(decided, self.global_step + 1)
+        return versions != [gradient._version for gradient in gradients.values()]
+
+    @property
+    def watches(self) -> bool:
+        """Whether a trick sees each step's gradient."""
+        return self._watches
+
+    def _gradients(self) -> dict[str, torch.Tensor]:
+        return {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
 
     def carried(self, loss: torch.Tensor) -> torch.Tensor:
         """The loss of a micro-batch, such that if it is not finite no gradient of it is; bit-equal where it is.
@@ -455,14 +489,17 @@ class Session:
         progress = self.plan.progress(self.global_step)
         with self._ranks.together():
             decided = self.stack.evaluated(metrics, progress, self.model, self.state)
-        decided = self._ranks.of_first(lambda: decided)
-        new = {name: self.global_step for name in decided if name not in self.plan.decisions}
+        self._decide(self._ranks.of_first(lambda: decided), self.global_step)
+        return not self.ended
+
+    def _decide(self, decided: Iterable[str], done: int) -> None:
+        """Record what was decided after `done` steps, and follow it."""
+        new = {name: done for name in decided if name not in self.plan.decisions}
         if new:
-            before, done = self.plan, self.global_step
+            before = self.plan
             self._follow({**before.decisions, **new})
             if self.plan.fingerprint(done) != before.fingerprint(done):
                 raise TrickError(f"the decisions {', '.join(new)} change the plan of steps that are done already")
-        return not self.ended
 
     def _follow(self, decisions: Mapping[str, int]) -> None:
         """Take up the plan as `decisions` make it."""
@@ -504,7 +541,7 @@ class Session:
         self._micro_batch = micro_batch
         if not micro_batch and (not self._looked or step % self._between_looks == 0):
             self._looked = True
-            self.stack.watch(("loss", "regularize"), self.model)
+            self.stack.watch(("loss", "regularize", "after_backward"), self.model)
         frozen = self.plan.stage_at(step).frozen
         if frozen != self._freezing.frozen:
             self._freezing.apply(frozen)
@@ -681,7 +718,8 @@ class Session:
     ) -> None:
         """Take up what the tricks remembered and had decided at the present step, and what had been skipped."""
         self.skipped = Skipped(**skipped)
-        self.state = {name: dict(tricks.get(name, {})) for name, _ in self.stack.tricks}
+        # A copy: what tricks remember they may change in place.
+        self.state = {name: copy.deepcopy(tricks.get(name, {})) for name, _ in self.stack.tricks}
         if dict(decisions) != self.plan.decisions:
             self._follow(decisions)
 

@@ -88,7 +88,7 @@ class TrickMixin(Trainer):
         self._added = _added(given, self.train_dataset)
         self.eval_dataset = self._changed(stack, self.eval_dataset, "valid")
         self.held_out: Any = None
-        if stack.deciders and given is not None:  # without it there is nothing to decide on: it only evaluates
+        if stack.judges and given is not None:  # without it there is nothing to decide on: it only evaluates
             self.train_dataset, self.held_out = self._hold_out(stack, given, self.train_dataset)
         if self.model_init is None:
             refuse_compiled(self.model)
@@ -141,7 +141,7 @@ class TrickMixin(Trainer):
         """
         if isinstance(changed, IterableDataset):
             raise FinetricksError(
-                f"{', '.join(stack.deciders)} decides on a slice held out of train, and "
+                f"{', '.join(stack.judges)} decides on a slice held out of train, and "
                 "an iterable data set cannot be parted; give one with a length"
             )
         numbered = isinstance(changed, datasets.Dataset) and "example_id" in changed.column_names
@@ -149,7 +149,7 @@ class TrickMixin(Trainer):
         own = [row for row, number in enumerate(numbers) if number >= 0]  # the others were added
         if len(own) < 2:
             raise FinetricksError(
-                f"{', '.join(stack.deciders)} decides on a slice held out of train, and train has {len(own)} example; "
+                f"{', '.join(stack.judges)} decides on a slice held out of train, and train has {len(own)} example; "
                 "give more"
             )
         places = draw_rows(None, len(own), self._share(len(own)), child(self.streams.data, "held out"))
@@ -367,9 +367,31 @@ class TrickMixin(Trainer):
         loss = self.session.carried(loss if penalty is None else loss + penalty)
         return (loss, result[1]) if return_outputs else loss
 
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip a whole optimizer step's gradient, once the tricks have seen it."""
+        if self.session is None or not self.session.watches:
+            return super()._clip_grad_norm(model)
+        norm = self._whole_norm(model)
+        self._after_backward(norm)
+        # The Trainer's own would unscale it again, which torch refuses.
+        return torch.nn.utils.clip_grad_norm_(list(model.parameters()), self.args.max_grad_norm)
+
+    def _whole_norm(self, model: Any) -> Any:
+        """The norm of the gradient, unscaled and averaged, which stays as it is."""
+        return super()._get_grad_norm(model)
+
+    def _after_backward(self, norm: Any) -> None:
+        assert self.session is not None
+        if self.session.plan.trains(self.session.global_step):
+            self.session.after_backward(norm)
+            if self.session.stopped:
+                self.control.should_training_stop = True
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The norm of a whole optimizer step's gradient, which the Trainer wants to know before it updates."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if grad_norm is None and self.session is not None and self.session.watches:  # nothing is clipped
+            self._after_backward(norm)
         if self.session is not None and self.session.plan.trains(self.session.global_step):
             scaler = getattr(self.accelerator, "scaler", None)
             self.session.check_gradient(norm, None if scaler is None else scaler.get_scale())
