@@ -113,7 +113,7 @@ class AutoFreeze(Trick):
         state |= {"steps": 0, "before": now}
         for total in sums.values():
             total.zero_()
-        if not now or not now.keys() <= before.keys():
+        if not now or not now.keys() <= before.keys() or progress.step + 1 >= progress.total_steps:
             return None
         first = first_to_train(before, now, self.percentile)
         if layers.names.index(first) <= layers.names.index(next(iter(now))):
