@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from finetricks.errors import Problem, RecipeError, TrickConflict
@@ -63,6 +65,10 @@ class Plan:
     deciders: tuple[str, ...] = ()
     judges: tuple[str, ...] = ()
 
+    @cached_property
+    def _ends(self) -> tuple[int, ...]:
+        return tuple(stage.end for stage in self.stages)
+
     @property
     def total_steps(self) -> int:
         return len(self.schedule)
@@ -77,7 +83,7 @@ class Plan:
 
     def stage_at(self, step: int) -> Stage:
         """The stage that `step` lies in; after the last step, the last one."""
-        return next((stage for stage in self.stages if step < stage.end), self.stages[-1])
+        return self.stages[min(bisect_right(self._ends, step), len(self.stages) - 1)]
 
     def progress(self, step: int) -> Progress:
         """Where training is at `step`."""

@@ -141,6 +141,9 @@ class Session:
         self._plan_before_training = plan
         self._replan = replan
         self._micro_batch = 0
+        self._seeded_for: tuple[int, ...] = ()
+        self._seed = 0
+        self._derived: dict[str, Any] = {}
         self._resumed_rng: dict[str, torch.Tensor] | None = None
         self._structure = structure(model)
         self._made_with = made_with(stack.tricks)
@@ -316,8 +319,10 @@ class Session:
         loss = self.carried(loss)
         if (weight := self.weight) != 1:
             loss = loss * weight
+        if (window := self._window()) > 1:
+            loss = loss / window
         with self._precision.kernels():
-            self._precision.scaled(loss / self._window()).backward()
+            self._precision.scaled(loss).backward()
 
     def step(self) -> bool:
         """End a micro-batch; when it completes an optimizer step, clip, update, and advance. Gives whether it did.
@@ -365,7 +370,7 @@ class Session:
         Raises:
             TrickError: a decision would change what was already trained.
         """
-        if not self.watches or norm is None or not bool(torch.isfinite(torch.as_tensor(norm))):
+        if not self.watches or norm is None or not math.isfinite(norm):
             return False
         gradients = self._gradients()
         versions = [gradient._version for gradient in gradients.values()]
@@ -405,8 +410,9 @@ class Session:
         Raises:
             Diverged: there were more such steps in a row than `training.nonfinite_patience`, or the scale collapsed.
         """
-        if norm is None or bool(torch.isfinite(torch.as_tensor(norm))):
-            self.skipped = replace(self.skipped, in_a_row=0)
+        if norm is None or math.isfinite(norm):
+            if self.skipped.in_a_row:
+                self.skipped = replace(self.skipped, in_a_row=0)
             self._losses = []
             return True
         diverged: Diverged | None = None
@@ -575,6 +581,7 @@ class Session:
             stack=self.stack,
             state=self.state,
             fresh=self._fresh,
+            derived=self._derived,
         )
         return step
 
@@ -590,7 +597,10 @@ class Session:
             if torch.distributed.is_available() and torch.distributed.is_initialized()
             else 0
         )
-        return child(self.streams.dropout if self.streams else 0, self.global_step, self._micro_batch, rank)
+        keys = (self.global_step, self._micro_batch, rank)
+        if self._seeded_for != keys:  # asked for several times a micro-batch
+            self._seeded_for, self._seed = keys, child(self.streams.dropout if self.streams else 0, *keys)
+        return self._seed
 
     def _factors(self) -> list[Callable[[int], float]]:
         """The factor on each optimizer group's rate at a step, by the plan that holds then."""

@@ -126,6 +126,7 @@ class Stack:
         self._hook = self._manager.hook
         self._guards = {hook: self._guarded(hook) for hook in HOOKS}
         self._values = {name: trick.model_dump_json() for name, trick in self.tricks}
+        self._owned_loss = self.owner("loss") is not None
         self._names = {id(trick): name for name, trick in self.tricks}
         self._sums: list[torch.Tensor] = []  # of the model's latest outputs, while a trick owns `loss`
 
@@ -338,7 +339,7 @@ class Stack:
         """The scalar loss of a micro-batch: the owner's, as its wrappers changed it."""
         import torch
 
-        if self.owner("loss") is not None:
+        if self._owned_loss:
             self._sums = [value.detach().sum() for value in _floats(outputs)]
         loss: Any = self._hook.loss(outputs=outputs, batch=batch, step=step)
         if complaint := _no_scalar(loss):

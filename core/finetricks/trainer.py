@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -198,13 +198,13 @@ class TrickMixin(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self._length is None:
             raise FinetricksError("the optimizer of a recipe is made by trainer.train(), which knows the run's length")
-        if self.args.n_gpu > 1 and self._replaces_loss():
+        if self.args.n_gpu > 1 and self._replaces_loss:
             raise FinetricksError(
                 "DataParallel copies the model, and the tricks' loss with it; start with torchrun instead"
             )
         self._micro = None
         sample = self._sample()
-        if self._replaces_loss() or not self._normalises_by_items(sample):
+        if self._replaces_loss or not self._normalises_by_items(sample):
             self.model_accepts_loss_kwargs = False
         forward = partial(without, self._added)
         layers = find_layers(self.model, sample, self.recipe.layers, forward)
@@ -255,7 +255,7 @@ class TrickMixin(Trainer):
     def _compile_options(self) -> Options | None:
         """How the session is to compile the model, where it computes the loss; else the Trainer does."""
         plugin = self.accelerator.state.dynamo_plugin
-        if not self._replaces_loss() or plugin.backend == "NO" or plugin.use_regional_compilation:
+        if not self._replaces_loss or plugin.backend == "NO" or plugin.use_regional_compilation:
             return None
         return dict(plugin.to_kwargs())
 
@@ -348,13 +348,14 @@ class TrickMixin(Trainer):
             self._in_training_step = False
         return loss
 
+    @cached_property
     def _replaces_loss(self) -> bool:
         return bool(self.recipe.stack().implementing("loss"))
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        if self._in_training_step and self.session is not None and self._replaces_loss():
+        if self._in_training_step and self.session is not None and self._replaces_loss:
             # The session compiles what is within.
             return self.session.carried(self.session.loss(inputs, uncompiled(model)))
         inputs = taken(self._added, self.model, inputs)
