@@ -15,7 +15,7 @@ import numpy as np
 def child(seed: int, *keys: int | str) -> int:
     """The seed of the stream that `keys` name within the stream of `seed`: 63 bits, the same on every machine."""
     words = [seed, *(_number(key) for key in keys)]
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _number(key: int | str) -> int:
