@@ -73,6 +73,7 @@ class Case:
 
 CASES: dict[str, Case] = {
     "activation": Case({"to": "prelu"}, models=("bert", "bert_and_lstm")),
+    "auto_freeze": Case({"intervals": 3}),
     "auxiliary_lm": Case({"gamma": 0.5}),
     "bi_attention": Case(pairs=True),
     "chain_thaw": Case(),

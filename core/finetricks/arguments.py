@@ -69,9 +69,9 @@ def check_arguments(stack: Stack, args: TrainingArguments) -> None:
         problems.append(f"neftune_noise_alpha={args.neftune_noise_alpha}, but so does the trick neftune")
     if args.load_best_model_at_end and getattr(dict(stack.tricks).get("early_stopping"), "restore_best", False):
         problems.append("load_best_model_at_end, but early_stopping goes back to the best weights, by another slice")
-    if stack.deciders and args.eval_strategy.value == "no":
+    if stack.judges and args.eval_strategy.value == "no":
         raise RecipeError(
-            Problem("args", f"{', '.join(stack.deciders)} decides at evaluations, and eval_strategy is 'no'; set it")
+            Problem("args", f"{', '.join(stack.judges)} decides at evaluations, and eval_strategy is 'no'; set it")
         )
     if args.fp16 and args.device.type == "cpu":
         raise RecipeError(

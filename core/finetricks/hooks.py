@@ -178,6 +178,25 @@ class Hooks:
         """
 
     # ------------------------------------------------------------------------------------------------
+    # Each optimizer step
+    # ------------------------------------------------------------------------------------------------
+
+    @hookspec
+    def after_backward(
+        self, gradients: Mapping[str, torch.Tensor], layers: Layers, progress: Progress, state: dict[str, Any]
+    ) -> str | None:
+        """Watch a step's gradient, or change it.
+
+        Called: once for each optimizer step, with the gradient of its whole batch: after all its micro-batches, after
+            unscaling and averaging over processes, before clipping. Not for a step whose gradient is not finite.
+        Arguments: `gradients` by the parameter's name, of those that have one, to be changed in place if at all;
+            `layers`; `progress`, whose `step` is the step that is being done; `state`, what the trick remembers, as
+            `step.state_of` gives it.
+        Gives: a decision, as `evaluated` does, which holds from the next step on; or `None`.
+        Several: in the recipe's order, each receives what the one before left; each decides for itself.
+        """
+
+    # ------------------------------------------------------------------------------------------------
     # While training, between steps
     # ------------------------------------------------------------------------------------------------
 

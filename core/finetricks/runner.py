@@ -165,7 +165,7 @@ def splits_of(recipe: Recipe, task: Task, stack: Stack) -> tuple[dict[str, datas
     """
     given = dict(task.splits)
     changed = {split: _changed(recipe, task, stack, split, given[split]) for split in given}
-    if stack.deciders:
+    if stack.judges:
         seed = recipe.data.split_seed if recipe.data else 0
         changed["train"], held = hold_out(task, changed["train"], recipe.training.held_out, seed)
         changed["held_out"] = _changed(recipe, task, stack, "held_out", held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import logging
@@ -140,11 +141,15 @@ class Session:
         self._recomputes = recomputes
         self._run_model = forward or default_forward
         self._criterion = stack.criterion()
+        self._watches = bool(stack.implementing("after_backward"))
         self._freezing = Freezing(model, layers)
         self._fresh = fresh_parameters(model, layers)
         self._plan_before_training = plan
         self._replan = replan
         self._micro_batch = 0
+        self._seeded_for: tuple[int, ...] = ()
+        self._seed = 0
+        self._derived: dict[str, Any] = {}
         self._resumed_rng: dict[str, torch.Tensor] | None = None
         self._stage: Stage | None = None  # the one that replay acts by
         self._structure = structure(model)
@@ -344,8 +349,10 @@ class Session:
         loss = self.carried(loss)
         if (weight := self.weight) != 1:
             loss = loss * weight
+        if (window := self._window()) > 1:
+            loss = loss / window
         with self._precision.kernels():
-            self._precision.scaled(loss / self._window()).backward()
+            self._precision.scaled(loss).backward()
 
     def step(self) -> bool:
         """End a micro-batch; when it completes an optimizer step, clip, update, and advance. Gives whether it did.
@@ -360,15 +367,18 @@ class Session:
             return False
         self._micro_batch = 0
         self._precision.unscale(self.optimizer)
-        if self._clip > 0:
-            norm = self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
-        else:
-            norm = nn.utils.get_total_norm([p.grad for p in self._parameters.values() if p.grad is not None])
+        norm = nn.utils.get_total_norm(self._gradients().values())
+        if self.after_backward(norm):
+            norm = nn.utils.get_total_norm(self._gradients().values())
         try:
             finite = self.check_gradient(norm, self._precision.scale if self._precision.scales else None)
         except Diverged:
             self._precision.step(self.optimizer, finite=False)  # else a scaler would wait for this step
             raise
+        if self._clip > 0:
+            self.grad_norm = norm
+            if finite:
+                nn.utils.clip_grads_with_norm_(self._parameters.values(), self._clip, norm)
         updated = self._precision.step(self.optimizer, finite)
         self.last_skipped = not updated
         if updated:
@@ -378,6 +388,35 @@ class Session:
         self.optimizer.zero_grad(set_to_none=True)
         self.global_step += 1
         return True
+
+    def after_backward(self, norm: torch.Tensor | float | None) -> bool:
+        """Let the tricks see the gradient of a whole optimizer step, if it is finite, before it is clipped.
+
+        What they decide is recorded and holds from the next step on. Gives whether they changed the gradient.
+
+        Args:
+            norm: of the gradient.
+
+        Raises:
+            TrickError: a decision would change what was already trained.
+        """
+        if not self.watches or norm is None or not math.isfinite(norm):
+            return False
+        gradients = self._gradients()
+        versions = [gradient._version for gradient in gradients.values()]
+        progress = self.plan.progress(self.global_step)
+        with torch.no_grad():
+            decided = self.stack.after_backward(dict(gradients), self.layers, progress, self.state)
+        self._decide(decided, self.global_step + 1)
+        return versions != [gradient._version for gradient in gradients.values()]
+
+    @property
+    def watches(self) -> bool:
+        """Whether a trick sees each step's gradient."""
+        return self._watches
+
+    def _gradients(self) -> dict[str, torch.Tensor]:
+        return {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
 
     def carried(self, loss: torch.Tensor) -> torch.Tensor:
         """The loss of a micro-batch, such that if it is not finite no gradient of it is; bit-equal where it is.
@@ -401,8 +440,9 @@ class Session:
         Raises:
             Diverged: there were more such steps in a row than `training.nonfinite_patience`, or the scale collapsed.
         """
-        if norm is None or bool(torch.isfinite(torch.as_tensor(norm))):
-            self.skipped = replace(self.skipped, in_a_row=0)
+        if norm is None or math.isfinite(norm):
+            if self.skipped.in_a_row:
+                self.skipped = replace(self.skipped, in_a_row=0)
             self._losses = []
             return True
         diverged: Diverged | None = None
@@ -485,14 +525,17 @@ class Session:
         progress = self.plan.progress(self.global_step)
         with self._ranks.together():
             decided = self.stack.evaluated(metrics, progress, self.model, self.state)
-        decided = self._ranks.of_first(lambda: decided)
-        new = {name: self.global_step for name in decided if name not in self.plan.decisions}
+        self._decide(self._ranks.of_first(lambda: decided), self.global_step)
+        return not self.ended
+
+    def _decide(self, decided: Iterable[str], done: int) -> None:
+        """Record what was decided after `done` steps, and follow it."""
+        new = {name: done for name in decided if name not in self.plan.decisions}
         if new:
-            before, done = self.plan, self.global_step
+            before = self.plan
             self._follow({**before.decisions, **new})
             if self.plan.fingerprint(done) != before.fingerprint(done):
                 raise TrickError(f"the decisions {', '.join(new)} change the plan of steps that are done already")
-        return not self.ended
 
     def _follow(self, decisions: Mapping[str, int]) -> None:
         """Take up the plan as `decisions` make it."""
@@ -536,7 +579,7 @@ class Session:
         self._micro_batch = micro_batch
         if not micro_batch and (not self._looked or step % self._between_looks == 0):
             self._looked = True
-            self.stack.watch(("loss", "regularize"), self.model)
+            self.stack.watch(("loss", "regularize", "after_backward"), self.model)
         stage = self.plan.stage_at(step)
         if stage.frozen != self._freezing.frozen:
             self._freezing.apply(stage.frozen)
@@ -600,6 +643,7 @@ class Session:
             stack=self.stack,
             state=self.state,
             fresh=self._fresh,
+            derived=self._derived,
         )
         return step
 
@@ -615,7 +659,10 @@ class Session:
             if torch.distributed.is_available() and torch.distributed.is_initialized()
             else 0
         )
-        return child(self.streams.dropout if self.streams else 0, self.global_step, self._micro_batch, rank)
+        keys = (self.global_step, self._micro_batch, rank)
+        if self._seeded_for != keys:  # asked for several times a micro-batch
+            self._seeded_for, self._seed = keys, child(self.streams.dropout if self.streams else 0, *keys)
+        return self._seed
 
     def _factors(self) -> list[Callable[[int], float]]:
         """The factor on each optimizer group's rate at a step, by the plan that holds then."""
@@ -746,7 +793,8 @@ class Session:
     ) -> None:
         """Take up what the tricks remembered and had decided at the present step, and what had been skipped."""
         self.skipped = Skipped(**skipped)
-        self.state = {name: dict(tricks.get(name, {})) for name, _ in self.stack.tricks}
+        # A copy: what tricks remember they may change in place.
+        self.state = {name: copy.deepcopy(tricks.get(name, {})) for name, _ in self.stack.tricks}
         if dict(decisions) != self.plan.decisions:
             self._follow(decisions)
 

@@ -112,7 +112,7 @@ class Training(Settings):
         default=0.1,
         gt=0,
         lt=1,
-        description="Share of train that tricks which decide while training decide on (early_stopping, say).",
+        description="Share of train that tricks decide on which decide from evaluations (early_stopping, say).",
     )
     checkpoint: Literal["epoch", "off"] | Annotated[int, Field(gt=0, le=MOST)] = Field(
         default="epoch", description="Save what resume needs after each epoch, every so many steps, or never."

@@ -85,7 +85,10 @@ class Trick(BaseModel, metaclass=_Kind):
 
     @property
     def decides(self) -> bool:
-        """Whether a trick that implements `evaluated` does decide, at its values; a slice of train is then held out."""
+        """Whether a trick that implements `evaluated` or `after_backward` decides while training, at its values.
+
+        For `evaluated` a slice of train is then held out.
+        """
         return True
 
 

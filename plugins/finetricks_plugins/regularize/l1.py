@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetricks import Choice, Layers, Step, Trick, hookimpl
 from finetricks_plugins.regularize.penalised import Exempt, LayerNames, check_layers, penalised, total
@@ -40,8 +40,8 @@ class L1(Trick):
         check_layers("l1", self.layers, layers)
 
     @hookimpl
-    def regularize(self, model: nn.Module, step: Step) -> Tensor | None:
+    def regularize(self, step: Step) -> Tensor | None:
         if self.strength == 0:
             return None
-        size = total([parameter.abs().sum() for parameter in penalised(self.layers, self.exempt, model, step)])
+        size = total([parameter.abs().sum() for parameter in penalised(self, self.layers, self.exempt, step)])
         return None if size is None else self.strength * size
