@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,9 @@ from finetricks.layer_pass import without
 from finetricks.layers import find_layers
 from finetricks.order import first_batch
 from finetricks.plan import Plan, compile_plan, total_steps
+from finetricks.prefix import unlike_any
 from finetricks.session import Session
+from finetricks.stems import SharedRun, Sharing
 from finetricks.storage import StorageError, storage_problem
 from finetricks.tasks import Task, load_task
 from finetricks.tasks.encode import added_columns, loader, truncate
@@ -32,7 +34,9 @@ from finetricks.tasks.predictions import score, write_predictions
 
 if TYPE_CHECKING:
     import datasets
+    from torch import nn
 
+    from finetricks.layers import Layers
     from finetricks.recipe import Recipe
     from finetricks.stack import Stack
 
@@ -50,6 +54,9 @@ class Result:
         steps: optimizer steps done.
         notes: what the user should know of data and plan, a sentence each.
         decisions: what tricks decided while training, with the first step at which each holds.
+        branched: where this run went on from another's work: the `step`, the name of the run that did the steps
+            before (`stem`), and the `seconds` that these had taken, which are not among this run's. `None` for a run
+            that did all of its steps itself.
     """
 
     valid: dict[str, float]
@@ -59,6 +66,7 @@ class Result:
     notes: tuple[str, ...]
     folder: Path
     decisions: Mapping[str, int] = field(default_factory=dict)
+    branched: Mapping[str, Any] | None = None
 
 
 def run(
@@ -72,6 +80,7 @@ def run(
     upto: float = 1.0,
     on_progress: OnProgress | None = None,
     trust_remote_code: bool = False,
+    sharing: Sharing | None = None,
 ) -> Result:
     """Train `recipe` and write the run's folder `out`.
 
@@ -87,6 +96,8 @@ def run(
             `resume` goes on from there, and comes to what a run in one go does.
         on_progress: called with (steps done, total steps, the metrics on valid if it was evaluated or None).
         trust_remote_code: execute code that comes with the model. No recipe can ask for it.
+        sharing: other runs that do the same first steps: this one goes on from what they have left, and leaves what
+            they go on from. It comes to the same as without, bit for bit.
 
     Raises:
         InputError: the recipe, its data, its model or the folder cannot be used.
@@ -103,7 +114,8 @@ def run(
         with ranks.together():
             task = task or task_of(recipe, trust_remote_code)
         with _telling(folder.path):
-            return _Run(recipe, task, folder, ranks, resume=resume).train(save_model, upto, on_progress)
+            begun = _Run(recipe, task, folder, ranks, resume=resume, sharing=sharing)
+            return begun.train(save_model, upto, on_progress)
 
 
 def task_of(recipe: Recipe, trust_remote_code: bool = False) -> Task:
@@ -117,15 +129,24 @@ def task_of(recipe: Recipe, trust_remote_code: bool = False) -> Task:
 
 def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
     """The plan that `run` would follow. Loads the model and the data; trains nothing."""
-    task = task or task_of(recipe)
+    return plans_of([recipe], task or task_of(recipe))[0]
+
+
+def plans_of(recipes: Sequence[Recipe], task: Task) -> list[Plan]:
+    """The plans of recipes that differ in nothing but what acts through the plan. Loads the model; trains nothing."""
+    recipe = recipes[0]
     stack, streams = recipe.stack(), recipe.streams
     splits, added = splits_of(recipe, task, stack)
     model = stack.build(task.model(streams.init), streams.init, **about(recipe, task))
     batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, added=added)
     layers = find_layers(model, first_batch(batches), recipe.layers, partial(without, added))
     per_epoch = -(-len(batches) // recipe.training.accumulation)
+    return [_compiled(one, model, layers, per_epoch) for one in recipes]
+
+
+def _compiled(recipe: Recipe, model: nn.Module, layers: Layers, per_epoch: int) -> Plan:
     return compile_plan(
-        stack,
+        recipe.stack(),
         model,
         layers,
         total_steps=total_steps(recipe.training.epochs, per_epoch),
@@ -174,20 +195,41 @@ def _changed(recipe: Recipe, task: Task, stack: Stack, split: str, given: datase
 class _Run:
     """The state of a run between its steps."""
 
-    def __init__(self, recipe: Recipe, task: Task, folder: RunFolder, ranks: Ranks, *, resume: bool) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        folder: RunFolder,
+        ranks: Ranks,
+        *,
+        resume: bool,
+        sharing: Sharing | None = None,
+    ) -> None:
         self.recipe = recipe
         self.task = task
         self.folder = folder
         self.ranks = ranks
         saved = self._checkpoint() if resume else None
+        shares = sharing is not None and not unlike_any(recipe)
+        self.shared = SharedRun(sharing, recipe, task, ranks) if sharing is not None and shares else None
+        stems = self.shared is not None and self.shared.any()
         with ranks.together():
-            self.splits, self.added, self.session = self._bind(init=saved is None)
+            self.splits, self.added, self.session = self._bind(init=saved is None and not stems)
+        self.branched: dict[str, Any] | None = None
+        if self.shared is not None:
+            saved = self._enter(self.shared, saved, stems=stems)
         self.wrapped = ranks.wrap(self.session.model)  # before what the checkpoint says is frozen
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []  # since the last evaluation
         self.seconds_before = 0.0
         if saved is not None:
-            self.session.load_state_dict(saved)
+            if self.shared is not None and "prefix" in saved:
+                self.session.branch(saved, self.shared.prefix)
+                parted = {"step": saved["global_step"], "stem": saved["from"], "seconds": saved["seconds"]}
+            else:
+                self.session.load_state_dict(saved)
+                parted = saved.get("branched")
+            self.branched = parted
             self.history, self.losses, self.seconds_before = (
                 saved["history"],
                 saved["losses"],
@@ -195,6 +237,16 @@ class _Run:
             )
         ranks.of_first(lambda: self._begin(resume))  # only now: what cannot be used leaves nothing behind
         self.started = time.perf_counter()
+
+    def _enter(self, shared: SharedRun, saved: dict[str, Any] | None, *, stems: bool) -> dict[str, Any] | None:
+        """What this run goes on from: its own checkpoint, or what another has left, if that is further on."""
+        stem = shared.furthest(self.session, -1 if saved is None else saved["global_step"])
+        if stems and stem is None and saved is None:  # none of them fits: the weights are this run's to make
+            with self.ranks.together():
+                self.splits, self.added, self.session = self._bind(init=True)
+        saved = saved if stem is None else stem
+        shared.settle(self.session, _compiled, 0 if saved is None else saved["global_step"])
+        return saved
 
     def _checkpoint(self) -> dict[str, Any] | None:
         """The newest whole checkpoint.
@@ -256,6 +308,8 @@ class _Run:
             if not session.step():
                 continue
             metrics = self._evaluation() if self._due(self.recipe.training.evaluate) else None
+            if self.shared is not None:  # before the checkpoint: what lies before one is never gone through again
+                self.shared.leave(session, self._state)
             if self._due(self.recipe.training.checkpoint):
                 self._save()
             if on_progress is not None and self.ranks.rank == 0:
@@ -330,6 +384,7 @@ class _Run:
             "history": self.history,
             "losses": self.losses,
             "seconds": self._seconds(),
+            "branched": self.branched,
         }
 
     def _put_down(self) -> Result:
@@ -367,11 +422,12 @@ class _Run:
         return Result(
             valid=valid,
             test=test,
-            seconds=self._seconds(),
+            seconds=self._seconds() - (self.branched["seconds"] if self.branched else 0.0),
             steps=self.session.global_step,
             notes=(*self.task.notes, *plan.warnings()),
             folder=self.folder.path,
             decisions=dict(plan.decisions),
+            branched=self.branched,
         )
 
 

@@ -57,6 +57,11 @@ class Trick(BaseModel, metaclass=_Kind):
         bounds_length: its `data` hook keeps examples to what the model that it builds can take; the core cuts nothing.
         learns: its `init` hook trains the weights; it comes after those that draw them.
         trains_nothing: it may freeze every layer; the run then only evaluates.
+        plans_only: beside `param_groups`, `freeze`, `schedule` and `finish` its hooks only check: runs that differ in
+            its values do the same work for as long as their plans agree. Nothing to say for a trick without others.
+        looks_ahead: its `loss` or `regularize` may depend on where the run, or its present stage, ends
+            (`progress.total_steps`, `fraction`, `epochs`, `stage.end`). Say false where it does not: trials that differ
+            in what comes later then share the work before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
@@ -69,6 +74,8 @@ class Trick(BaseModel, metaclass=_Kind):
     bounds_length: ClassVar[bool] = False
     learns: ClassVar[bool] = False
     trains_nothing: ClassVar[bool] = False
+    plans_only: ClassVar[bool] = False
+    looks_ahead: ClassVar[bool] = True
 
     def __hash__(self) -> int:
         # By its values as text: a field may hold a list or a mapping, and pluggy keeps plugins in sets.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetricks.prefix import BY_PLAN, acts_by_plan, unlike_any
 from finetricks.recipe import Recipe
 from finetricks.source import hash_of_core, hash_of_trick
 from finetricks.trick import input_files
@@ -36,6 +37,7 @@ class Cell:
     Attributes:
         upto: the share of its steps after which it is put down; another cell goes on from there.
         place: the key of that other cell, whose folder is this one's too; its own where it is run to its end.
+        family: what it has in common with the cells that may do the same first steps; empty where none can.
     """
 
     configuration: Configuration
@@ -44,6 +46,7 @@ class Cell:
     key: str
     upto: float = 1.0
     place: str = ""
+    family: str = ""
 
 
 def task_key(recipe: Recipe) -> str:
@@ -91,6 +94,23 @@ class Keys:
         if self._workers > 1:  # sums over the parts of a batch round differently
             parts["workers"] = self._workers
         return parts
+
+    @staticmethod
+    def common(recipe: Recipe, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a recipe's parts those that are equal where cells do the same first steps."""
+        acting = {name: trick for name, trick in recipe.tricks if not acts_by_plan(trick)}
+        of_recipe, training = parts["recipe"], parts["recipe"]["training"]
+        of_recipe = of_recipe | {
+            "training": {key: value for key, value in training.items() if key not in BY_PLAN},
+            "tricks": [trick for trick in of_recipe["tricks"] if trick.keys() <= acting.keys()],
+        }
+        files = {file for trick in acting.values() for file in input_files(trick)}
+        return {
+            **parts,
+            "recipe": of_recipe,
+            "tricks": {name: source for name, source in parts["tricks"].items() if name in acting},
+            "files": {file: content for file, content in parts["files"].items() if file in files},
+        }
 
     @staticmethod
     def _canonical(recipe: Recipe) -> dict[str, Any]:
@@ -148,20 +168,27 @@ class CellMaker:
         # Sums over more threads round differently.
         self._base = with_training(study.recipe, threads=study.threads)
         self._keys = keys
-        self._known: dict[tuple[str, float | None], tuple[Recipe, dict[str, Any]]] = {}
+        self._known: dict[tuple[str, float | None], tuple[Recipe, dict[str, Any], dict[str, Any] | None]] = {}
+        self._shares = study.settings.sharing == "auto" and study.design.start >= 1
 
     def __call__(self, configuration: Configuration, seed: int, rate: float | None = None, upto: float = 1.0) -> Cell:
         """The cell of a configuration and a seed, at a learning rate of its own if one is given."""
         place = (configuration.name, rate)
         if place not in self._known:
             recipe = configuration.recipe(self._base, seed, rate)
-            self._known[place] = recipe, self._keys.parts(recipe)
-        recipe, parts = self._known[place]
-        resolved = parts["recipe"]
-        own = resolved | {"training": resolved["training"] | {"seed": seed}}
-        whole = _hash(parts | {"recipe": own})
+            parts = self._keys.parts(recipe)
+            shares = self._shares and not unlike_any(recipe)
+            self._known[place] = recipe, parts, self._keys.common(recipe, parts) if shares else None
+        recipe, parts, common = self._known[place]
+        whole = _hash(_with_seed(parts, seed))
         key = whole if upto >= 1 else _hash({"of": whole, "upto": upto})
-        return Cell(configuration, seed, with_training(recipe, seed=seed), key, upto, whole)
+        family = "" if common is None else _hash(_with_seed(common, seed))
+        return Cell(configuration, seed, with_training(recipe, seed=seed), key, upto, whole, family)
+
+
+def _with_seed(parts: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    resolved = parts["recipe"]
+    return {**parts, "recipe": resolved | {"training": resolved["training"] | {"seed": seed}}}
 
 
 def with_training(recipe: Recipe, **settings: Any) -> Recipe:
