@@ -22,6 +22,7 @@ from finetricks.trick import Trick
 if TYPE_CHECKING:
     from finetricks.plan import Plan
     from finetricks.recipe import Recipe
+    from finetricks.stack import Named
 
 OF_THE_PLAN = frozenset({"param_groups", "freeze", "schedule", "finish"})
 """Hooks that do nothing to a step that the plan does not say."""
@@ -30,6 +31,14 @@ OF_THE_BATCH = frozenset({"loss", "regularize"})
 
 BY_PLAN = frozenset({"epochs"})
 """Settings of training that act through the plan alone."""
+
+BEFORE_TRAINING = frozenset({"data", "build", "init"})
+
+OF_THE_STEPS = BY_PLAN | {
+    *("learning_rate", "optimizer", "betas", "eps", "momentum", "clip", "nonfinite_patience", "accumulation"),
+    *("evaluate", "eval_batch_size", "checkpoint", "dropout_seed"),
+}
+"""Settings of training that say nothing of what is done before the first step."""
 
 
 def acts_by_plan(trick: Trick) -> bool:
@@ -51,12 +60,25 @@ def unlike_any(recipe: Recipe) -> str:
 
 def beginning(recipe: Recipe) -> dict[str, Any]:
     """All of a recipe that must be equal, in JSON values; tricks with the hash of their source."""
-    resolved = recipe.to_dict()
-    kept = [(name, trick) for name, trick in recipe.tricks if not acts_by_plan(trick)]
-    sources = made_with(kept)["tricks"]
+    return _parts(recipe, BY_PLAN, [(name, trick) for name, trick in recipe.tricks if not acts_by_plan(trick)])
+
+
+def starting(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe that its weights before the first step depend on, in JSON values."""
+    kept = [(name, trick) for name, trick in recipe.tricks if acts_before_training(trick)]
+    return _parts(recipe, OF_THE_STEPS, kept) | {"held_out": bool(recipe.stack().deciders)}
+
+
+def acts_before_training(trick: Trick) -> bool:
+    """Whether a trick may change data, structure or weights before the first step."""
+    return not trick.plans_only and bool({i.hook for i in implementations(type(trick))} & BEFORE_TRAINING)
+
+
+def _parts(recipe: Recipe, without: frozenset[str], tricks: list[Named]) -> dict[str, Any]:
+    resolved, sources = recipe.to_dict(), made_with(tricks)["tricks"]
     return resolved | {
-        "training": {key: value for key, value in resolved["training"].items() if key not in BY_PLAN},
-        "tricks": [[name, trick.model_dump(mode="json"), sources[name]["source"]] for name, trick in kept],
+        "training": {key: value for key, value in resolved["training"].items() if key not in without},
+        "tricks": [[name, trick.model_dump(mode="json"), sources[name]["source"]] for name, trick in tricks],
     }
 
 
@@ -67,7 +89,7 @@ class Prefix:
     Attributes:
         equal: all that must be equal entirely, JSON values.
         plan: of the run.
-        ahead: whether a trick of its loss looks ahead: the length of the run, and that of the stages, must be equal too.
+        ahead: whether a trick of its loss looks ahead: the lengths of the run and of its stages must be equal too.
     """
 
     equal: Mapping[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetricks.compiled import fresh_compiler
-from finetricks.distributed import Ranks
+from finetricks.distributed import OtherRankFailed, Ranks
 from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputError, NotFinite
 from finetricks.folder import RunFolder
 from finetricks.layer_pass import without
@@ -23,7 +24,7 @@ from finetricks.order import first_batch
 from finetricks.plan import Plan, compile_plan, total_steps
 from finetricks.prefix import unlike_any
 from finetricks.session import Session
-from finetricks.stems import SharedRun, Sharing
+from finetricks.stems import SharedRun, Sharing, Start
 from finetricks.storage import StorageError, storage_problem
 from finetricks.tasks import Task, load_task
 from finetricks.tasks.encode import added_columns, loader, truncate
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from finetricks.layers import Layers
     from finetricks.recipe import Recipe
     from finetricks.stack import Stack
+
+logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int, dict[str, float] | None], None]
 
@@ -210,11 +213,14 @@ class _Run:
         self.folder = folder
         self.ranks = ranks
         saved = self._checkpoint() if resume else None
-        shares = sharing is not None and not unlike_any(recipe)
-        self.shared = SharedRun(sharing, recipe, task, ranks) if sharing is not None and shares else None
+        self.start: Start | None = None
+        self.shared: SharedRun | None = None
+        if sharing is not None and sharing.start is not None:
+            self.start = Start(sharing.start, recipe, task, sharing.start_binds)
+        if sharing is not None and sharing.folder is not None and not unlike_any(recipe):
+            self.shared = SharedRun(sharing, sharing.folder, recipe, task, ranks)
         stems = self.shared is not None and self.shared.any()
-        with ranks.together():
-            self.splits, self.added, self.session = self._bind(init=saved is None and not stems)
+        self.splits, self.added, self.session = self._begun(init=saved is None and not stems)
         self.branched: dict[str, Any] | None = None
         if self.shared is not None:
             saved = self._enter(self.shared, saved, stems=stems)
@@ -225,11 +231,10 @@ class _Run:
         if saved is not None:
             if self.shared is not None and "prefix" in saved:
                 self.session.branch(saved, self.shared.prefix)
-                parted = {"step": saved["global_step"], "stem": saved["from"], "seconds": saved["seconds"]}
+                self.branched = {"step": saved["global_step"], "stem": saved["from"], "seconds": saved["seconds"]}
             else:
                 self.session.load_state_dict(saved)
-                parted = saved.get("branched")
-            self.branched = parted
+                self.branched = saved.get("branched")
             self.history, self.losses, self.seconds_before = (
                 saved["history"],
                 saved["losses"],
@@ -242,8 +247,7 @@ class _Run:
         """What this run goes on from: its own checkpoint, or what another has left, if that is further on."""
         stem = shared.furthest(self.session, -1 if saved is None else saved["global_step"])
         if stems and stem is None and saved is None:  # none of them fits: the weights are this run's to make
-            with self.ranks.together():
-                self.splits, self.added, self.session = self._bind(init=True)
+            self.splits, self.added, self.session = self._begun(init=True)
         saved = saved if stem is None else stem
         shared.settle(self.session, _compiled, 0 if saved is None else saved["global_step"])
         return saved
@@ -268,6 +272,23 @@ class _Run:
                 "start again with --overwrite"
             )
         return saved
+
+    def _begun(self, *, init: bool) -> tuple[dict[str, datasets.Dataset], tuple[str, ...], Session]:
+        """`_bind`, where others that begin with the same weights may have made them already."""
+        if init and self.start is not None and self.ranks.of_first(self.start.is_there):
+            try:
+                with self.ranks.together():
+                    bound = self._bind(init=False)
+                    self.start.fill(bound[2])
+                    return bound
+            except (CheckpointError, OtherRankFailed) as error:
+                logger.warning("the weights that another run began with are not taken: %s", error)
+                self.ranks.of_first(self.start.clear)
+        with self.ranks.together():
+            bound = self._bind(init=init)
+        if init and self.start is not None:
+            self.ranks.of_first(partial(self.start.keep, bound[2]))
+        return bound
 
     def _bind(self, *, init: bool) -> tuple[dict[str, datasets.Dataset], tuple[str, ...], Session]:
         """The splits, the columns that tricks added to them, and the session of a new model."""

@@ -7,6 +7,7 @@ written once, and taken up only by a run that agrees in all of that (`Prefix.che
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from finetricks.checkpoint import Checkpoints
 from finetricks.distributed import OtherRankFailed, Ranks
 from finetricks.errors import CheckpointError, Diverged
-from finetricks.prefix import Prefix
+from finetricks.prefix import Prefix, starting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,16 +45,20 @@ class Sharing:
     """What a run has in common with others.
 
     Attributes:
-        folder: of the stems.
+        folder: of the stems; `None` for a run of whose steps nothing is shared.
         name: of this run; the stems that it leaves are noted to be from it.
         binds: what determines the work of all of them beside recipe and data (versions, the values of the weights).
         branches: says where others go on from this run.
+        start: a folder for the weights before the first step, for all runs that begin with the same.
+        start_binds: what determines these weights beside recipe and data.
     """
 
-    folder: Path
-    name: str
-    binds: str
-    branches: Branches
+    folder: Path | None = None
+    name: str = ""
+    binds: str = ""
+    branches: Branches = lambda prefix, prefix_of, begun: ()
+    start: Path | None = None
+    start_binds: str = ""
 
 
 class Stems:
@@ -96,15 +101,43 @@ class Stems:
         return Checkpoints(self.folder / prefix.name(step), keep=1)
 
 
+class Start:
+    """The weights before the first step, of all runs that begin with the same: made by the first of them."""
+
+    def __init__(self, folder: Path, recipe: Recipe, task: Task, binds: str) -> None:
+        self._kept = Checkpoints(folder, keep=1)
+        self._about = {"recipe": starting(recipe), "data": task.fingerprint, "binds": binds}
+
+    def fill(self, session: Session) -> None:
+        """Give a session that was bound without `init` the weights. Raises `CheckpointError` where they do not fit."""
+        state = self._kept.newest()
+        if state is None or state.get("about") != self._of(session):
+            raise CheckpointError("the weights are not there, or were made by another recipe")
+        session.model.load_state_dict(state["model"])
+
+    def is_there(self) -> bool:
+        return bool(self._kept.steps())
+
+    def keep(self, session: Session) -> None:
+        """Keep the weights of a session that was bound with `init`."""
+        self._kept.save(0, {"model": session.model.state_dict(), "about": self._of(session)})
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+    def _of(self, session: Session) -> dict[str, Any]:
+        return json.loads(json.dumps({**self._about, "model": session.fingerprint()}))  # type: ignore[no-any-return]
+
+
 class SharedRun:
     """One run among those that share their work."""
 
-    def __init__(self, sharing: Sharing, recipe: Recipe, task: Task, ranks: Ranks) -> None:
+    def __init__(self, sharing: Sharing, folder: Path, recipe: Recipe, task: Task, ranks: Ranks) -> None:
         self._sharing = sharing
         self._recipe = recipe
         self._facts: dict[str, Any] = {"binds": sharing.binds, "data": task.fingerprint, "ranks": ranks.size}
         self._ranks = ranks
-        self._stems = Stems(sharing.folder)
+        self._stems = Stems(folder)
         self._prefix: Prefix | None = None
         self._steps: Collection[int] = ()
 

@@ -56,6 +56,7 @@ class CellOrder:
     upto: float = 1.0
     save_model: bool = False
     family: str = ""
+    start: str = ""
     leads: Sequence[tuple[str, Mapping[str, Any]]] = ()
     leaves: Sequence[int] = ()
 
@@ -73,6 +74,7 @@ class CellOrder:
             upto=cell.upto,
             save_model=save_model,
             family=cell.family,
+            start=cell.start,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def run_cell(
     device: str,
     prepare: Callable[[CellOrder], tuple[Recipe, Task]],
     run: Run | None = None,
+    *,
     sharing: Sharing | None = None,
 ) -> Trial:
     """Run a cell, from its checkpoint if it was interrupted, and give its record.
@@ -112,7 +115,7 @@ def run_cell(
         environment = versions(recipe) | {"tricks": order.origins, "device": device, "threads": recipe.training.threads}
         environment["data"] = task.fingerprint
         trial = replace(trial, environment=environment)
-        result = _run(order, recipe, place, task, run, sharing)
+        result = _run(order, recipe, place, task, run, sharing=sharing)
     except Diverged as diverged:
         told = describe(diverged)
         seconds = time.perf_counter() - started
@@ -133,7 +136,9 @@ def run_cell(
     return trial
 
 
-def _run(order: CellOrder, recipe: Recipe, place: Path, task: Task, run: Run | None, sharing: Sharing | None) -> Result:
+def _run(
+    order: CellOrder, recipe: Recipe, place: Path, task: Task, run: Run | None, *, sharing: Sharing | None
+) -> Result:
     if run is None:
         from finetricks.runner import run as in_this_process
 

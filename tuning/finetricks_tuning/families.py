@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from finetricks_tuning.cell_run import CellOrder
-from finetricks_tuning.sharing import FOLDER, MOST, TREE, Branch, family_folder, read_tree
+from finetricks_tuning.sharing import FOLDER, MOST, TREE, Branch, family_folder, read_tree, start_folder
+
+STEP_0 = "step-00000000"
 
 LOOK = 512
 """So many cells that wait are looked at together."""
@@ -54,7 +56,9 @@ class Families:
         found = []
         for order in waiting[:LOOK]:
             folder = family_folder(self._study, order.family)
-            if order.family and self._tree(order.family) is None:
+            if order.start and not self._started(order):
+                found.append(start_folder(self._study, order.start) / STEP_0)
+            elif order.family and self._tree(order.family) is None:
                 found.append(folder / TREE)
             elif (branch := self._branch(order)).parent:
                 found.append(folder / branch.stem)
@@ -65,8 +69,12 @@ class Families:
         folders = list((self._study / FOLDER).glob("*"))
         if not folders:
             return
+        left = list(left)
         families = {family[:16]: orders for family, orders in _by_family(left).items() if family}
+        starts = {start_folder(self._study, order.start).name for order in left if order.start}
         for folder in folders:
+            if folder.name in starts:
+                continue
             orders = families.get(folder.name)
             if orders is None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -95,6 +103,8 @@ class Families:
 
     def _may_begin(self, order: CellOrder, family: list[CellOrder], at_work: Mapping[str, CellOrder]) -> bool:
         """Whether a cell waits for nothing. `family`: those of its own that have not begun."""
+        if order.start and any(other.start == order.start for other in at_work.values()) and not self._started(order):
+            return False
         if not order.family:
             return True
         branch = self._branch(order)
@@ -109,6 +119,10 @@ class Families:
         """The steps at which others go on from a cell."""
         branches = (self._branch(other) for other in others) if order.family else ()
         return {branch.step for branch in branches if branch.parent == order.key}
+
+    def _started(self, order: CellOrder) -> bool:
+        """Whether the weights that a cell begins with are there."""
+        return (start_folder(self._study, order.start) / STEP_0).is_dir()
 
     def _branch(self, order: CellOrder) -> Branch:
         return (self._tree(order.family) or {}).get(order.key, Branch())

@@ -42,8 +42,8 @@ class Trial:
         diverged_at: the optimizer step at which it diverged; `None` if it did not.
         warnings: what the run said of its plan (layers that never thaw, ...).
         environment: versions, device and threads.
-        branched: where it went on from another cell's work: the `step`, that cell's key (`stem`), and the `seconds` that
-            the work before had taken, which are not among its own; `None` where it did all of its steps itself.
+        branched: where it went on from another cell's work: the `step`, that cell's key (`stem`), and the `seconds`
+            that the work before had taken, which are not among its own; `None` where it did all of its steps itself.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore", allow_inf_nan=False)

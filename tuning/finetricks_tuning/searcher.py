@@ -41,8 +41,8 @@ class CellSearcher(Searcher):  # type: ignore[misc]
     """Gives out the cells of one round after another, and writes each result to the ledger.
 
     While a round is not over and none of its cells can begin, workers are given an order for nothing, which lasts as
-    long as the file `hold` exists, or until a file appears that a cell waits for: Tune would end those that have nothing
-    to do, and a new one takes seconds to start. Where each cell has a process of its own there is no `hold`.
+    long as the file `hold` exists, or until a file appears that a cell waits for: Tune would end those that have
+    nothing to do, and a new one takes seconds to start. Where each cell has a process of its own there is no `hold`.
 
     Args:
         next_round: gives the cells. Those in the ledger are passed over.

@@ -85,6 +85,11 @@ def family_folder(study: Path, family: str) -> Path:
     return study / FOLDER / family[:16]
 
 
+def start_folder(study: Path, start: str) -> Path:
+    """Where the weights before the first step lie, of the cells that begin with the same."""
+    return study / FOLDER / f"start-{start[:16]}"
+
+
 def read_tree(folder: Path) -> dict[str, Branch] | None:
     """A family's tree by the cells' keys; `None` while it is not known. One that cannot be read shares nothing."""
     try:
@@ -106,7 +111,8 @@ def sharing_of(order: CellOrder, study: Path, recipe_of: Callable[[Mapping[str, 
         recipe_of: makes a recipe of its JSON values.
     """
     folder = family_folder(study, order.family)
-    if not order.family or not (order.leads or order.leaves or folder.is_dir()):
+    shares = bool(order.family) and bool(order.leads or order.leaves or folder.is_dir())
+    if not shares and not order.start:
         return None
 
     def branches(prefix: Prefix, prefix_of: Callable[[Recipe], Prefix], begun: int) -> Collection[int]:
@@ -114,7 +120,8 @@ def sharing_of(order: CellOrder, study: Path, recipe_of: Callable[[Mapping[str, 
             return order.leaves
         return _lead(order, folder, prefix, lambda values: prefix_of(recipe_of(values)), begun)
 
-    return Sharing(folder, order.key, order.family, branches)
+    start = start_folder(study, order.start) if order.start else None
+    return Sharing(folder if shares else None, order.key, order.family, branches, start, order.start)
 
 
 def _lead(

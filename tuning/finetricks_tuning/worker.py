@@ -116,7 +116,7 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
         sharing = sharing_of(order, self._folder, self._workplace.recipe)
         try:
             with limited(order, self._folder, self._minutes):
-                trial = run_cell(order, self._folder, self._device, self._workplace.prepare, run, sharing)
+                trial = run_cell(order, self._folder, self._device, self._workplace.prepare, run, sharing=sharing)
         except TookTooLong as error:
             trial = replace(lost(order, str(error)), seconds=60 * (self._minutes or 0.0))
         except StorageError as error:
