@@ -434,7 +434,8 @@ class _Run:
                 rebuilt=session.stack.changes_structure,
             )
         result = self._result(valid, test)
-        self.folder.write_result({key: value for key, value in vars(result).items() if key != "folder"})
+        left_out = {"folder"} if result.branched else {"folder", "branched"}
+        self.folder.write_result({key: value for key, value in vars(result).items() if key not in left_out})
         self.folder.checkpoints.clear()  # there is nothing left to resume, and they are large
         return result
 

@@ -67,7 +67,10 @@ class Trial:
         return (self.metrics.get("valid") or {}).get(metric) if self.status == FINISHED else None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        written = asdict(self)
+        if self.branched is None:
+            del written["branched"]
+        return json.dumps(written)
 
     @classmethod
     def from_json(cls, text: str) -> Trial:
