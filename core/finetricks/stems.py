@@ -186,4 +186,10 @@ class SharedRun:
         except Diverged:  # nobody goes on from it, and this run learns of it when it would by itself
             return
         whole = {**state(), "from": self._sharing.name}  # all ranks have a part in it
-        self._ranks.of_first(lambda: self._stems.save(self.prefix, session.global_step, whole))
+        self._ranks.of_first(lambda: self._save(session.global_step, whole))
+
+    def _save(self, step: int, state: Mapping[str, Any]) -> None:
+        try:
+            self._stems.save(self.prefix, step, state)
+        except OSError as error:  # others do the steps themselves; this run needs none of it
+            logger.warning("step %d is not left for other runs: %s", step, error)
