@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from finetricks.errors import CheckpointError
+from finetricks.hooks import HOOKS
 from finetricks.implementation import implementations
 from finetricks.provenance import made_with
 from finetricks.trick import Trick
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 OF_THE_PLAN = frozenset({"param_groups", "freeze", "schedule", "finish"})
 """Hooks that do nothing to a step that the plan does not say."""
 
-OF_THE_BATCH = frozenset({"loss", "regularize"})
-
 BY_PLAN = frozenset({"epochs"})
 """Settings of training that act through the plan alone."""
 
 BEFORE_TRAINING = frozenset({"data", "build", "init"})
+
+OF_THE_BATCH = frozenset(HOOKS) - OF_THE_PLAN - BEFORE_TRAINING - {"evaluated"}
+"""Hooks that are called for each batch or step, and told where training is."""
 
 OF_THE_STEPS = BY_PLAN | {
     *("learning_rate", "optimizer", "betas", "eps", "momentum", "clip", "nonfinite_patience", "accumulation"),
