@@ -45,7 +45,8 @@ OF_THE_STEPS = BY_PLAN | {
 
 def acts_by_plan(trick: Trick) -> bool:
     """Whether what a trick does to a training step stands in the plan, and nowhere else."""
-    return trick.plans_only or {i.hook for i in implementations(type(trick))} <= OF_THE_PLAN
+    of_the_plan = trick.plans_only or {i.hook for i in implementations(type(trick))} <= OF_THE_PLAN
+    return of_the_plan and not trick.bounds_length
 
 
 def looks_ahead(trick: Trick) -> bool:
