@@ -173,10 +173,15 @@ NEAR_MISSES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def stem(folder: Path, task: Task) -> Prefix:
+    return prefix_of(recipe_in(folder, *BASE), task)
+
+
 @pytest.mark.parametrize("name", NEAR_MISSES)
-def test_a_near_miss_is_refused(name: str, folder: Path, task: Task) -> None:
+def test_a_near_miss_is_refused(name: str, stem: Prefix, folder: Path, task: Task) -> None:
     tricks, training = NEAR_MISSES[name]
-    stem, other = prefix_of(recipe_in(folder, *BASE), task), prefix_of(recipe_in(folder, *tricks, **training), task)
+    other = prefix_of(recipe_in(folder, *tricks, **training), task)
     assert stem.shared(other) < 24
     with pytest.raises(CheckpointError, match="another by step 24"):
         other.check(stem.identity(24), 24)
