@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Generator, Sequence
@@ -22,7 +23,7 @@ from finetricks.plan import Group, Plan
 from finetricks.prefix import Prefix, acts_by_plan, looks_ahead, unlike_any
 from finetricks.progress import Stage
 from finetricks.runner import Result, plans_of, run, task_of
-from finetricks.stems import Sharing
+from finetricks.stems import Sharing, Stems
 from finetricks.tasks import Task
 from finetricks_plugins.init.greedy_pretraining import GreedyPretraining
 from finetricks_tuning.sharing import tree
@@ -367,6 +368,21 @@ def test_a_damaged_stem_and_one_under_a_wrong_name_are_not_gone_on_from(
     assert "model.safetensors differs from the manifest" in caplog.text
     assert_same(tmp_path / "seed 0", tmp_path / "late")
     assert not mine.exists()
+
+
+def test_what_cannot_be_left_for_others_costs_a_run_nothing(
+    folder: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    recipe = recipe_in(folder, Halving(after=8), epochs=2)
+    run(recipe, tmp_path / "alone", task=task)
+    monkeypatch.setattr(Stems, "save", full)
+    leaves = Sharing(tmp_path / "stems", "first", "all", lambda *_: {8})
+    run(recipe, tmp_path / "shared", task=task, sharing=leaves)
+    assert "step 8 is not left for other runs: [Errno 28] no space left" in caplog.text
+    assert_same(tmp_path / "alone", tmp_path / "shared")
 
 
 def test_weights_that_are_trained_before_the_first_step_are_made_once(

@@ -120,7 +120,10 @@ class Start:
 
     def keep(self, session: Session) -> None:
         """Keep the weights of a session that was bound with `init`."""
-        self._kept.save(0, {"model": session.model.state_dict(), "about": self._of(session)})
+        try:
+            self._kept.save(0, {"model": session.model.state_dict(), "about": self._of(session)})
+        except Exception as error:  # of a disk, say: others make them too
+            logger.warning("the weights that this run begins with are not left for others: %s", error)
 
     def clear(self) -> None:
         self._kept.clear()
@@ -191,5 +194,5 @@ class SharedRun:
     def _save(self, step: int, state: Mapping[str, Any]) -> None:
         try:
             self._stems.save(self.prefix, step, state)
-        except OSError as error:  # others do the steps themselves; this run needs none of it
+        except Exception as error:  # of a disk, say: others do the steps themselves, and this run needs none of it
             logger.warning("step %d is not left for other runs: %s", step, error)

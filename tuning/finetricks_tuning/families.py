@@ -35,8 +35,7 @@ class Families:
         """The cell to run next; `None` where all have to wait."""
         at_work = {order.key: order for order in running}
         for start in range(0, len(waiting), LOOK):
-            part = _by_family(waiting[start : start + LOOK])
-            if found := self._next_of(part, at_work, slots):
+            if found := self._next_of(waiting[start : start + LOOK], at_work, slots):
                 return found
         return waiting[0] if waiting and not at_work else None  # none is left to wait for
 
@@ -87,8 +86,9 @@ class Families:
             (self._study / FOLDER).rmdir()
 
     def _next_of(
-        self, families: Mapping[str, list[CellOrder]], at_work: Mapping[str, CellOrder], slots: float
+        self, waiting: Sequence[CellOrder], at_work: Mapping[str, CellOrder], slots: float
     ) -> CellOrder | None:
+        families = _by_family(waiting)
         begun = {family for family in families if family in self._leaders}
         open_now = begun | {order.family for order in at_work.values()}
 
@@ -98,7 +98,7 @@ class Families:
                 return 0  # others wait for what it leaves; not too many at once, for that takes room
             return 1 if self._parting_from(order, others) else 2
 
-        can_begin = [o for orders in families.values() for o in orders if self._may_begin(o, orders, at_work)]
+        can_begin = [order for order in waiting if self._may_begin(order, families[order.family], at_work)]
         return min(can_begin, key=urgency, default=None)
 
     def _may_begin(self, order: CellOrder, family: list[CellOrder], at_work: Mapping[str, CellOrder]) -> bool:
