@@ -160,12 +160,18 @@ class Plan:
             "replay": None if self.replay is None else self.replay.to_dict(),
         }
 
+    def unchanging(self) -> dict[str, Any]:
+        """What the plan does at every step alike: groups with factor and weight decay, and the base rate."""
+        return {
+            "groups": [(g.name, g.parameters, g.lr_factor, g.weight_decay) for g in self.groups],
+            "rate": self.learning_rate,
+        }
+
     def fingerprint(self, steps: int | None = None) -> str:
         """A hash of what the plan does up to `steps` (all by default): equal hashes do equal work up to there."""
         steps = self.total_steps if steps is None else min(steps, self.total_steps)
         done = {
-            "groups": [(g.name, g.parameters, g.lr_factor, g.weight_decay) for g in self.groups],
-            "rate": self.learning_rate,
+            **self.unchanging(),
             "schedule": self.schedule[:steps],
             "frozen": [(s.start, min(s.end, steps), sorted(s.frozen)) for s in self.stages if s.start < steps],
         }

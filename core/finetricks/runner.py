@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetricks.compiled import fresh_compiler
-from finetricks.distributed import Ranks
+from finetricks.distributed import OtherRankFailed, Ranks
 from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputError, NotFinite
 from finetricks.folder import RunFolder
 from finetricks.layer_pass import without
@@ -22,8 +23,10 @@ from finetricks.layers import find_layers
 from finetricks.lengths import token_counts
 from finetricks.order import first_batch
 from finetricks.plan import Plan, compile_plan, total_steps
+from finetricks.prefix import unlike_any
 from finetricks.replay.replaying import Replaying
 from finetricks.session import Session
+from finetricks.stems import SharedRun, Sharing, Start
 from finetricks.storage import StorageError, storage_problem
 from finetricks.tasks import Task, load_task
 from finetricks.tasks.encode import Padding, added_columns, loader, truncate
@@ -34,10 +37,14 @@ from finetricks.tasks.predictions import score, write_predictions
 
 if TYPE_CHECKING:
     import datasets
+    from torch import nn
     from torch.utils.data import DataLoader
 
+    from finetricks.layers import Layers
     from finetricks.recipe import Recipe
     from finetricks.stack import Stack
+
+logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int, dict[str, float] | None], None]
 
@@ -54,6 +61,9 @@ class Result:
         notes: what the user should know of data and plan, a sentence each.
         decisions: what tricks decided while training, with the first step at which each holds.
         replay: what replay came to since the run was last begun or resumed: see `Session.replay`.
+        branched: where this run went on from another's work: the `step`, the name of the run that did the steps
+            before (`stem`), and the `seconds` that these had taken, which are not among this run's. `None` for a run
+            that did all of its steps itself.
     """
 
     valid: dict[str, float]
@@ -64,6 +74,7 @@ class Result:
     folder: Path
     decisions: Mapping[str, int] = field(default_factory=dict)
     replay: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    branched: Mapping[str, Any] | None = None
 
 
 def run(
@@ -77,6 +88,7 @@ def run(
     upto: float = 1.0,
     on_progress: OnProgress | None = None,
     trust_remote_code: bool = False,
+    sharing: Sharing | None = None,
 ) -> Result:
     """Train `recipe` and write the run's folder `out`.
 
@@ -92,6 +104,8 @@ def run(
             `resume` goes on from there, and comes to what a run in one go does.
         on_progress: called with (steps done, total steps, the metrics on valid if it was evaluated or None).
         trust_remote_code: execute code that comes with the model. No recipe can ask for it.
+        sharing: other runs that do the same first steps: this one goes on from what they have left, and leaves what
+            they go on from. It comes to the same as without, bit for bit.
 
     Raises:
         InputError: the recipe, its data, its model or the folder cannot be used.
@@ -108,7 +122,8 @@ def run(
         with ranks.together():
             task = task or task_of(recipe, trust_remote_code)
         with _telling(folder.path):
-            return _Run(recipe, task, folder, ranks, resume=resume).train(save_model, upto, on_progress)
+            begun = _Run(recipe, task, folder, ranks, resume=resume, sharing=sharing)
+            return begun.train(save_model, upto, on_progress)
 
 
 def task_of(recipe: Recipe, trust_remote_code: bool = False) -> Task:
@@ -122,27 +137,37 @@ def task_of(recipe: Recipe, trust_remote_code: bool = False) -> Task:
 
 def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
     """The plan that `run` would follow. Loads the model and the data; trains nothing."""
-    task = task or task_of(recipe)
+    plan, model, layers, about_input = _first_plan(recipe, task or task_of(recipe))
+    return Replaying(model, layers, recipe.stack(), recipe.training, **about_input).planned(plan)
+
+
+def plans_of(recipes: Sequence[Recipe], task: Task) -> list[Plan]:
+    """The plans of recipes that differ in nothing but what acts through the plan. Loads the model; trains nothing."""
+    first, model, layers, _ = _first_plan(recipes[0], task)
+    return [first, *(_compiled(recipe, model, layers, first.steps_per_epoch) for recipe in recipes[1:])]
+
+
+def _first_plan(recipe: Recipe, task: Task) -> tuple[Plan, nn.Module, Layers, dict[str, Any]]:
+    """The plan, the model and its layers, and what the model is given."""
     stack, streams = recipe.stack(), recipe.streams
     splits, added = splits_of(recipe, task, stack)
     model = stack.build(task.model(streams.init), streams.init, **about(recipe, task))
     batches = batches_of(recipe, task, splits["train"], added)
     sample, forward = first_batch(batches), partial(without, added)
     layers = find_layers(model, sample, recipe.layers, forward)
-    per_epoch = -(-len(batches) // recipe.training.accumulation)
-    plan = compile_plan(
-        stack,
+    plan = _compiled(recipe, model, layers, -(-len(batches) // recipe.training.accumulation))
+    return plan, model, layers, {"batch": sample, "forward": forward, "examples": len(splits["train"])}
+
+
+def _compiled(recipe: Recipe, model: nn.Module, layers: Layers, per_epoch: int) -> Plan:
+    return compile_plan(
+        recipe.stack(),
         model,
         layers,
         total_steps=total_steps(recipe.training.epochs, per_epoch),
         steps_per_epoch=per_epoch,
         learning_rate=recipe.training.learning_rate,
     )
-    examples = len(splits["train"])
-    replaying = Replaying(
-        model, layers, stack, recipe.training, batch=sample, forward=forward, examples=examples
-    )
-    return replaying.planned(plan)
 
 
 def about(recipe: Recipe, task: Task) -> dict[str, Any]:
@@ -205,20 +230,43 @@ def _changed(recipe: Recipe, task: Task, stack: Stack, split: str, given: datase
 class _Run:
     """The state of a run between its steps."""
 
-    def __init__(self, recipe: Recipe, task: Task, folder: RunFolder, ranks: Ranks, *, resume: bool) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        folder: RunFolder,
+        ranks: Ranks,
+        *,
+        resume: bool,
+        sharing: Sharing | None = None,
+    ) -> None:
         self.recipe = recipe
         self.task = task
         self.folder = folder
         self.ranks = ranks
         saved = self._checkpoint() if resume else None
-        with ranks.together():
-            self.splits, self.added, self.session = self._bind(init=saved is None)
+        self.start: Start | None = None
+        self.shared: SharedRun | None = None
+        if sharing is not None and sharing.start is not None:
+            self.start = Start(sharing.start, recipe, task, sharing.start_binds)
+        if sharing is not None and sharing.folder is not None and not unlike_any(recipe):
+            self.shared = SharedRun(sharing, sharing.folder, recipe, task, ranks)
+        stems = self.shared is not None and self.shared.any()
+        self.splits, self.added, self.session = self._begun(init=saved is None and not stems)
+        self.branched: dict[str, Any] | None = None
+        if self.shared is not None:
+            saved = self._enter(self.shared, saved, stems=stems)
         self.wrapped = ranks.wrap(self.session.model)  # before what the checkpoint says is frozen
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []  # since the last evaluation
         self.seconds_before = 0.0
         if saved is not None:
-            self.session.load_state_dict(saved)
+            if self.shared is not None and "prefix" in saved:
+                self.session.branch(saved, self.shared.prefix)
+                self.branched = {"step": saved["global_step"], "stem": saved["from"], "seconds": saved["seconds"]}
+            else:
+                self.session.load_state_dict(saved)
+                self.branched = saved.get("branched")
             self.history, self.losses, self.seconds_before = (
                 saved["history"],
                 saved["losses"],
@@ -226,6 +274,15 @@ class _Run:
             )
         ranks.of_first(lambda: self._begin(resume))  # only now: what cannot be used leaves nothing behind
         self.started = time.perf_counter()
+
+    def _enter(self, shared: SharedRun, saved: dict[str, Any] | None, *, stems: bool) -> dict[str, Any] | None:
+        """What this run goes on from: its own checkpoint, or what another has left, if that is further on."""
+        stem = shared.furthest(self.session, -1 if saved is None else saved["global_step"])
+        if stems and stem is None and saved is None:  # none of them fits: the weights are this run's to make
+            self.splits, self.added, self.session = self._begun(init=True)
+        saved = saved if stem is None else stem
+        shared.settle(self.session, _compiled, 0 if saved is None else saved["global_step"])
+        return saved
 
     def _checkpoint(self) -> dict[str, Any] | None:
         """The newest whole checkpoint.
@@ -247,6 +304,23 @@ class _Run:
                 "start again with --overwrite"
             )
         return saved
+
+    def _begun(self, *, init: bool) -> tuple[dict[str, datasets.Dataset], tuple[str, ...], Session]:
+        """`_bind`, where others that begin with the same weights may have made them already."""
+        if init and self.start is not None and self.ranks.of_first(self.start.is_there):
+            try:
+                with self.ranks.together():
+                    bound = self._bind(init=False)
+                    self.start.fill(bound[2])
+                    return bound
+            except (CheckpointError, OtherRankFailed) as error:
+                logger.warning("the weights that another run began with are not taken: %s", error)
+                self.ranks.of_first(self.start.clear)
+        with self.ranks.together():
+            bound = self._bind(init=init)
+        if init and self.start is not None:
+            self.ranks.of_first(partial(self.start.keep, bound[2]))
+        return bound
 
     def _bind(self, *, init: bool) -> tuple[dict[str, datasets.Dataset], tuple[str, ...], Session]:
         """The splits, the columns that tricks added to them, and the session of a new model."""
@@ -295,6 +369,8 @@ class _Run:
             if not session.step():
                 continue
             metrics = self._evaluation() if self._due(self.recipe.training.evaluate) else None
+            if self.shared is not None:  # before the checkpoint: what lies before one is never gone through again
+                self.shared.leave(session, self._state)
             if self._due(self.recipe.training.checkpoint):
                 self._save()
             if on_progress is not None and self.ranks.rank == 0:
@@ -378,6 +454,7 @@ class _Run:
             "history": self.history,
             "losses": self.losses,
             "seconds": self._seconds(),
+            "branched": self.branched,
         }
 
     def _put_down(self) -> Result:
@@ -406,7 +483,8 @@ class _Run:
                 rebuilt=session.stack.changes_structure,
             )
         result = self._result(valid, test)
-        self.folder.write_result({key: value for key, value in vars(result).items() if key != "folder"})
+        left_out = {"folder"} if result.branched else {"folder", "branched"}
+        self.folder.write_result({key: value for key, value in vars(result).items() if key not in left_out})
         self.folder.checkpoints.clear()  # there is nothing left to resume, and they are large
         return result
 
@@ -415,12 +493,13 @@ class _Run:
         return Result(
             valid=valid,
             test=test,
-            seconds=self._seconds(),
+            seconds=self._seconds() - (self.branched["seconds"] if self.branched else 0.0),
             steps=self.session.global_step,
             notes=(*self.task.notes, *plan.warnings()),
             folder=self.folder.path,
             decisions=dict(plan.decisions),
             replay=self.session.replay,
+            branched=self.branched,
         )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import hashlib
 import io
+import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ from finetricks.structure import structure
 from finetricks.wrapped import inside_forward
 
 if TYPE_CHECKING:
+    from finetricks.prefix import Prefix
     from finetricks.recipe import Recipe
     from finetricks.streams import Streams
 
@@ -701,6 +703,10 @@ class Session:
             **self._structure,
         }
 
+    def fingerprint(self) -> str:
+        """A hash of what the model is beside the values of its weights."""
+        return hashlib.sha256(json.dumps(self._structure, sort_keys=True, default=str).encode()).hexdigest()
+
     def check_identity(self, other: Any, made_with: Any = None) -> None:
         """Raise `CheckpointError`, with what differs, when `other` is the identity of another run (rule 5).
 
@@ -770,6 +776,23 @@ class Session:
                 lacks a part. The session is as it was.
         """
         self.check_identity(state.get("identity"), state.get("made_with"))
+        self._take_up(state)
+
+    def branch(self, state: Mapping[str, Any], prefix: Prefix) -> None:
+        """Continue where the `state_dict` of another run was taken that is the same up to there (rule 5's exception).
+
+        Args:
+            state: with the `prefix` that the other run had in common.
+            prefix: of this run.
+
+        Raises:
+            CheckpointError: the runs differ before that step, or the state lacks a part. The session is as it was.
+        """
+        prefix.check(state.get("prefix"), state.get("global_step", -1))
+        self._take_up(state)
+        self._set_rates(self.global_step)  # those of this plan: here they part
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
         if missing := [part for part in _PARTS if part not in state]:
             raise CheckpointError(f"the state lacks {', '.join(missing)}; give one that session.state_dict() made")
         self.global_step = state["global_step"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from finetricks_tuning.loopback import keep_to_this_machine
 from finetricks_tuning.prepare import Prepared, prepare
 from finetricks_tuning.probe import probe
 from finetricks_tuning.rounds import at_most
+from finetricks_tuning.shared_steps import Part, parts_of
 from finetricks_tuning.summary import LEDGER
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class DryRun:
             add others.
         done: how many cells have a result already.
         slots: how many cells run at once.
+        parts: by the key of a cell that has others in its family, what of its steps is left to itself.
     """
 
     design: DesignFacts
@@ -41,6 +43,12 @@ class DryRun:
     left_out: tuple[LeftOut, ...]
     done: int
     slots: int
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """The steps of the cells that have others in their family, and how many of them are done by others."""
+        return sum(part.total for part in self.parts.values()), sum(part.step for part in self.parts.values())
 
     @property
     def seconds(self) -> float:
@@ -57,6 +65,7 @@ class DryRun:
                     "tricks": {name: trick.model_dump(mode="json") for name, trick in cell.recipe.tricks},
                     "seed": cell.seed,
                     "seconds": seconds,
+                    **self._branch(cell),
                 }
                 for cell, seconds in self.cells
             ],
@@ -64,7 +73,14 @@ class DryRun:
             "done": self.done,
             "slots": self.slots,
             "seconds": self.seconds,
+            "shared": dict(zip(("steps", "saved"), self.steps, strict=True)),
         }
+
+    def _branch(self, cell: Cell) -> dict[str, Any]:
+        part = self.parts.get(cell.key, Part())
+        if part.parent is None:
+            return {}
+        return {"branches": {"from": part.parent.configuration.name, "step": part.step, "of": part.total}}
 
 
 def dry_run(
@@ -100,13 +116,15 @@ def dry_run(
     recorded = set() if folder is None or overwrite else _recorded(folder, retry_failed)
     planned = at_most(study, prepared.make)
     cells = [cell for cell in planned if cell.key not in recorded]
+    parts = parts_of(cells, prepared.task_of)
     levels = {configuration.name: configuration.levels for configuration in study.configurations}
     return DryRun(
         design=facts_of(study.design, levels, len(study.left_out)),
-        cells=tuple(zip(cells, _seconds(planned, cells, prepared), strict=True)),
+        cells=tuple(zip(cells, _seconds(planned, cells, prepared, parts), strict=True)),
         left_out=study.left_out,
         done=len(planned) - len(cells),
         slots=count_slots(Resources.of(study, prepared.gpus), address),
+        parts=parts,
     )
 
 
@@ -123,9 +141,15 @@ def _recorded(folder: Path, retry_failed: bool) -> set[str]:
     return {key for key, trial in trials.items() if not (retry_failed and trial.status == FAILED)}
 
 
-def _seconds(planned: Sequence[Cell], cells: Sequence[Cell], prepared: Prepared) -> list[float]:
+def _seconds(
+    planned: Sequence[Cell], cells: Sequence[Cell], prepared: Prepared, parts: Mapping[str, Part]
+) -> list[float]:
     """The cost of each cell, from a probe of the first configuration with each model and length."""
     first = {task_key(cell.recipe): cell.recipe for cell in reversed(planned)}
     needed = dict.fromkeys(task_key(cell.recipe) for cell in cells)
     costs = {key: probe(first[key], prepared.tasks[key]) for key in needed}
-    return [costs[task_key(cell.recipe)].of(cell.recipe, prepared.task_of(cell.recipe)) for cell in cells]
+    done = [parts[cell.key].share if cell.key in parts else 0.0 for cell in cells]
+    return [
+        costs[task_key(cell.recipe)].of(cell.recipe, prepared.task_of(cell.recipe), share)
+        for cell, share in zip(cells, done, strict=True)
+    ]

@@ -239,7 +239,9 @@ class Engine:
         self.apart = max(self.apart, apart)
         if apart and (not self._tolerant or apart == math.inf):
             self._give_up(
-                f"it is not exact here: a loss or a state is {apart:.1g} apart" if apart < math.inf else "outputs differ"
+                f"it is not exact here: a loss or a state is {apart:.1g} apart"
+                if apart < math.inf
+                else "outputs differ"
             )
             return
         for boundary in boundaries:
@@ -253,7 +255,9 @@ class Engine:
         """The block in which the model's parts are called here first. The model itself stays what it is."""
         modules = (self._chain.trunk, *self._blocks)
         before = [module.__dict__.get("forward") for module in modules]
-        forwards = [own or MethodType(type(module).forward, module) for module, own in zip(modules, before, strict=True)]
+        forwards = [
+            own or MethodType(type(module).forward, module) for module, own in zip(modules, before, strict=True)
+        ]
         work = [partial(self._trunk, forwards[0])]
         work += [partial(self._block, number, own) for number, own in enumerate(forwards[1:], 1)]
         for module, stand_in in zip(modules, work, strict=True):

@@ -100,7 +100,7 @@ def rows_of(given: Mapping[str, Any], tokens: int = 0) -> Rows | None:
     cut, whole = [], []
     for name, tensor in per_row.items():
         in_tokens = mask is not None and tensor.ndim >= 2 and tensor.shape[1] == length
-        common.update(f"{name} {tensor.dtype} {list(tensor.shape[2 if in_tokens else 1:])}".encode())
+        common.update(f"{name} {tensor.dtype} {list(tensor.shape[2 if in_tokens else 1 :])}".encode())
         array = _array(tensor)
         if in_tokens:
             cut.append(array if array.ndim == 2 else array.reshape(size, length, -1))

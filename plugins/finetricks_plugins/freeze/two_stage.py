@@ -36,6 +36,7 @@ class TwoStage(Trick):
     """
 
     neutral: ClassVar[dict[str, Any] | None] = {"epochs": 0.0, "lr_factor": 1.0}
+    plans_only: ClassVar[bool] = True
 
     epochs: Annotated[float, Field(ge=0), Choice(1.0, 2.0)] = Field(
         default=EPOCHS, description="Length of stage 1, in epochs."

@@ -26,6 +26,7 @@ class L1(Trick):
     """
 
     neutral: ClassVar[dict[str, Any] | None] = {"strength": 0.0}
+    looks_ahead: ClassVar[bool] = False
 
     strength: Annotated[float, Field(ge=0, allow_inf_nan=False), Choice(1e-6, 1e-5, 1e-4)] = Field(
         default=1e-5, description="Factor on the sum of absolute values."

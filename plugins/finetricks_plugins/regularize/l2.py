@@ -26,6 +26,7 @@ class L2(Trick):
     """
 
     neutral: ClassVar[dict[str, Any] | None] = {"strength": 0.0}
+    looks_ahead: ClassVar[bool] = False
 
     strength: Annotated[float, Field(ge=0, allow_inf_nan=False), Choice(1e-4, 1e-3, 1e-2)] = Field(
         default=1e-3, description="Factor on half the sum of squares."

@@ -28,6 +28,7 @@ class L2SP(Trick):
     """
 
     neutral: ClassVar[dict[str, Any] | None] = {"alpha": 0.0, "beta": 0.0}
+    looks_ahead: ClassVar[bool] = False
 
     alpha: Annotated[float, Field(ge=0, allow_inf_nan=False), Choice(0.001, 0.01, 0.1)] = Field(
         default=0.01, description="Pull of the pretrained weights to their start."
