@@ -93,13 +93,22 @@ def rows_of(given: Mapping[str, Any], tokens: int = 0) -> Rows | None:
     for name, tensor in shared.items():
         common.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         common.update(_array(tensor).tobytes())
-    cut, whole = [], []
+    cut: list[NDArray[Any]] = []
+    whole: list[NDArray[Any]] = []
     for name, tensor in per_row.items():
         in_tokens = mask is not None and tensor.ndim >= 2 and tensor.shape[1] == length
         common.update(f"{name} {tensor.dtype} {list(tensor.shape[2 if in_tokens else 1 :])}".encode())
         (cut if in_tokens else whole).append(_array(tensor).reshape(size, length if in_tokens else 1, -1))
     spans, tags = _spans(mask)
-    keys = tuple(_key(common.copy(), row, whole, cut, spans, tags) for row in range(size))
+    keys = tuple(
+        _key(
+            common.copy(),
+            [array[row] for array in whole],
+            [array[row, slice(*spans[row])] for array in cut] if spans else [],
+            tags[row] if spans else b"",
+        )
+        for row in range(size)
+    )
     return Rows(keys, spans, mask, frozenset(per_row))
 
 
@@ -111,21 +120,11 @@ def _are_plain(tensors: Mapping[str, torch.Tensor], others: Mapping[str, Any]) -
     return all(isinstance(value, bool | int | float | str) for value in others.values())
 
 
-def _key(
-    digest: Any,
-    row: int,
-    whole: Sequence[NDArray[Any]],
-    cut: Sequence[NDArray[Any]],
-    spans: Spans | None,
-    tags: Sequence[bytes],
-) -> bytes:
-    for array in whole:
-        digest.update(array[row].ravel())
-    if spans is not None:
-        start, end = spans[row]
-        digest.update(tags[row])
-        for array in cut:
-            digest.update(array[row, start:end].ravel())
+def _key(digest: Any, whole: Sequence[NDArray[Any]], cut: Sequence[NDArray[Any]], tag: bytes) -> bytes:
+    """The hash of one row's arguments, those with a place for each token cut to the row's own."""
+    digest.update(tag)
+    for array in (*whole, *cut):
+        digest.update(array.ravel())
     found: bytes = digest.digest()
     return found
 
