@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
 import tiny
 from finetricks import Recipe, TrickTrainer, run
@@ -40,7 +40,9 @@ def trainer_of(folder: Path, replay: str, *tricks: Any, **args: Any) -> TrickTra
 
 def trained(folder: Path, replay: str, *tricks: Any, **args: Any) -> tuple[list[Any], nn.Module, dict[str, Any]]:
     """The losses that were logged, of training and evaluation; the model; what replay came to."""
-    trainer = trainer_of(folder, replay, *tricks, logging_strategy="steps", logging_steps=1, eval_strategy="epoch", **args)
+    trainer = trainer_of(
+        folder, replay, *tricks, logging_strategy="steps", logging_steps=1, eval_strategy="epoch", **args
+    )
     trainer.train()
     told = [(entry.get("loss"), entry.get("eval_loss")) for entry in trainer.state.log_history]
     assert trainer.session is not None

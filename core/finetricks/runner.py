@@ -137,9 +137,7 @@ def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
         learning_rate=recipe.training.learning_rate,
     )
     examples = len(splits["train"])
-    replaying = Replaying(
-        model, layers, stack, recipe.training, batch=sample, forward=forward, examples=examples
-    )
+    replaying = Replaying(model, layers, stack, recipe.training, batch=sample, forward=forward, examples=examples)
     return replaying.planned(plan)
 
 

@@ -113,7 +113,10 @@ def compile_course(
     layers: Sequence[str],
     stages: Sequence[Stage],
     steps_per_epoch: int,
-    most: int | None = None, off: str = "", size: int = 0
+    *,
+    most: int | None = None,
+    off: str = "",
+    size: int = 0,
 ) -> Course:
     """Where the plan of `stages` lets work be left out.
 

@@ -239,7 +239,9 @@ class Engine:
         self.apart = max(self.apart, apart)
         if apart and (not self._tolerant or apart == math.inf):
             self._give_up(
-                f"it is not exact here: a loss or a state is {apart:.1g} apart" if apart < math.inf else "outputs differ"
+                f"it is not exact here: a loss or a state is {apart:.1g} apart"
+                if apart < math.inf
+                else "outputs differ"
             )
             return
         for boundary in boundaries:
@@ -253,7 +255,9 @@ class Engine:
         """The block in which the model's parts are called here first. The model itself stays what it is."""
         modules = (self._chain.trunk, *self._blocks)
         before = [module.__dict__.get("forward") for module in modules]
-        forwards = [own or MethodType(type(module).forward, module) for module, own in zip(modules, before, strict=True)]
+        forwards = [
+            own or MethodType(type(module).forward, module) for module, own in zip(modules, before, strict=True)
+        ]
         work = [partial(self._trunk, forwards[0])]
         work += [partial(self._block, number, own) for number, own in enumerate(forwards[1:], 1)]
         for module, stand_in in zip(modules, work, strict=True):
@@ -359,8 +363,8 @@ class Engine:
         call = Call(record=self._kept() - found.keys() if lower is not None else frozenset(), start=boundary)
         device = next(value.device for value in given.values() if isinstance(value, torch.Tensor))
         for number, states in found.items():
-            dtype = torch.float32 if self._narrows else states[0].dtype
-            call.given[number] = rows.padded(states, dtype, device)
+            whole = [state for state in states if state is not None]
+            call.given[number] = rows.padded(whole, torch.float32 if self._narrows else whole[0].dtype, device)
         return self._done(call, rows, own, args, keywords)
 
     def _count(self, hits: int, misses: int) -> None:
@@ -482,10 +486,9 @@ class Engine:
             None if rows.mask is None else rows.mask[torch.tensor(taken, device=rows.mask.device)],
             rows.per_row,
         )
-        for boundary in found:
-            cut = part.cut(call.seen[boundary])
-            for place, row in enumerate(missing):
-                found[boundary][row] = cut[place]
+        for boundary, states in found.items():
+            for row, state in zip(missing, part.cut(call.seen[boundary]), strict=False):
+                states[row] = state
         if not self._checking:
             self._keep({b: states for b, states in call.seen.items() if b in self._kept()}, part)
 
