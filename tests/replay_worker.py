@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from finetricks.distributed import Ranks
-from test_replay import bert, bound
+from test_replay import bound
 from test_replay_loops import trained
 
 torch.set_num_threads(1)

@@ -20,7 +20,7 @@ def course(*frozen: int | tuple[str, ...], most: int | None = None) -> Course:
             stages[-1] = Stage(stages[-1].index, stages[-1].start, (epoch + 1) * EPOCH, each)
         else:
             stages.append(Stage(len(stages), epoch * EPOCH, (epoch + 1) * EPOCH, each))
-    return compile_course(LAYERS, stages, EPOCH, most)
+    return compile_course(LAYERS, stages, EPOCH, most=most)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""With every built-in trick: a run that replays is the run that does not, or the trick says that it changes frozen layers."""
+"""With every built-in trick a run that replays is the run that does not; else the trick says `changes_frozen`."""
 
 from __future__ import annotations
 

@@ -113,6 +113,7 @@ def compile_course(
     layers: Sequence[str],
     stages: Sequence[Stage],
     steps_per_epoch: int,
+    *,
     most: int | None = None,
     off: str = "",
     size: int = 0,

@@ -363,8 +363,8 @@ class Engine:
         call = Call(record=self._kept() - found.keys() if lower is not None else frozenset(), start=boundary)
         device = next(value.device for value in given.values() if isinstance(value, torch.Tensor))
         for number, states in found.items():
-            dtype = torch.float32 if self._narrows else states[0].dtype
-            call.given[number] = rows.padded(states, dtype, device)
+            whole = [state for state in states if state is not None]
+            call.given[number] = rows.padded(whole, torch.float32 if self._narrows else whole[0].dtype, device)
         return self._done(call, rows, own, args, keywords)
 
     def _count(self, hits: int, misses: int) -> None:
@@ -486,10 +486,9 @@ class Engine:
             None if rows.mask is None else rows.mask[torch.tensor(taken, device=rows.mask.device)],
             rows.per_row,
         )
-        for boundary in found:
-            cut = part.cut(call.seen[boundary])
-            for place, row in enumerate(missing):
-                found[boundary][row] = cut[place]
+        for boundary, states in found.items():
+            for row, state in zip(missing, part.cut(call.seen[boundary]), strict=False):
+                states[row] = state
         if not self._checking:
             self._keep({b: states for b, states in call.seen.items() if b in self._kept()}, part)
 

@@ -10,11 +10,10 @@ otherwise: a pass of few tokens is not replayed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -33,6 +32,9 @@ SAYS_ONLY = frozenset({"output_hidden_states", "return_dict", "use_cache", "labe
 """Arguments that the states do not depend on."""
 
 
+Spans = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True)
 class Rows:
     """The rows of a batch.
@@ -45,7 +47,7 @@ class Rows:
     """
 
     keys: tuple[bytes, ...]
-    spans: tuple[tuple[int, int], ...] | None
+    spans: Spans | None
     mask: torch.Tensor | None
     per_row: frozenset[str]
 
@@ -74,53 +76,60 @@ def rows_of(given: Mapping[str, Any], tokens: int = 0) -> Rows | None:
     """
     named = {name: value for name, value in sorted(given.items()) if name not in SAYS_ONLY}
     tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
-    if not tensors or any(tensor.requires_grad for tensor in tensors.values()):
-        return None
-    others = [(name, value) for name, value in named.items() if name not in tensors]
-    if any(not isinstance(value, bool | int | float | str) for _, value in others):
+    others = {name: value for name, value in named.items() if name not in tensors}
+    if not _are_plain(tensors, others):
         return None
     mask = tensors.get(MASK)
     mask = mask if mask is not None and mask.ndim == 2 else None
-    first = mask if mask is not None else next(iter(tensors.values()))
-    if first.ndim == 0:
-        return None
-    size = len(first)
+    first = next(iter(tensors.values())) if mask is None else mask
+    size, length = len(first), 0 if mask is None else mask.shape[1]
     per_row = {name: tensor for name, tensor in tensors.items() if tensor.ndim and len(tensor) == size}
     shared = {name: tensor for name, tensor in tensors.items() if name not in per_row}
     if any(tensor.ndim and len(tensor) != 1 for tensor in shared.values()):
         return None
-    common = hashlib.blake2b(repr((others, _autocast(first.device))).encode(), digest_size=32)
-    for name, tensor in shared.items():
-        common.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        common.update(_bytes_of(tensor))
-    spans, tags = _spans(mask)
-    length = 0 if mask is None else mask.shape[1]
     if size * (length or tokens) < TOKENS_OF_A_THREAD * torch.get_num_threads():
         return None
-    cut, whole = [], []
+    common = hashlib.blake2b(repr((sorted(others.items()), _autocast(first.device))).encode(), digest_size=32)
+    for name, tensor in shared.items():
+        common.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        common.update(_array(tensor).tobytes())
+    cut: list[NDArray[Any]] = []
+    whole: list[NDArray[Any]] = []
     for name, tensor in per_row.items():
         in_tokens = mask is not None and tensor.ndim >= 2 and tensor.shape[1] == length
         common.update(f"{name} {tensor.dtype} {list(tensor.shape[2 if in_tokens else 1 :])}".encode())
-        array = _array(tensor)
-        if in_tokens:
-            cut.append(array if array.ndim == 2 else array.reshape(size, length, -1))
-        else:
-            whole.append(array.reshape(size, -1))
-    keys = []
-    for row in range(size):
-        digest = common.copy()
-        for array in whole:
-            digest.update(array[row])
-        if spans is not None:
-            start, end = spans[row]
-            digest.update(tags[row])
-            for array in cut:
-                digest.update(array[row, start:end].ravel())
-        keys.append(digest.digest())
-    return Rows(tuple(keys), spans, mask, frozenset(per_row))
+        (cut if in_tokens else whole).append(_array(tensor).reshape(size, length if in_tokens else 1, -1))
+    spans, tags = _spans(mask)
+    keys = tuple(
+        _key(
+            common.copy(),
+            [array[row] for array in whole],
+            [array[row, slice(*spans[row])] for array in cut] if spans else [],
+            tags[row] if spans else b"",
+        )
+        for row in range(size)
+    )
+    return Rows(keys, spans, mask, frozenset(per_row))
 
 
-def _spans(mask: torch.Tensor | None) -> tuple[tuple[tuple[int, int], ...] | None, tuple[bytes, ...]]:
+def _are_plain(tensors: Mapping[str, torch.Tensor], others: Mapping[str, Any]) -> bool:
+    """Whether a hash tells all of the arguments, and no gradient flows to them."""
+    values = tensors.values()
+    if not tensors or any(tensor.requires_grad for tensor in values) or not all(tensor.ndim for tensor in values):
+        return False
+    return all(isinstance(value, bool | int | float | str) for value in others.values())
+
+
+def _key(digest: Any, whole: Sequence[NDArray[Any]], cut: Sequence[NDArray[Any]], tag: bytes) -> bytes:
+    """The hash of one row's arguments, those with a place for each token cut to the row's own."""
+    digest.update(tag)
+    for array in (*whole, *cut):
+        digest.update(array.ravel())
+    found: bytes = digest.digest()
+    return found
+
+
+def _spans(mask: torch.Tensor | None) -> tuple[Spans | None, tuple[bytes, ...]]:
     """Where each row's tokens stand, and what beside them its states depend on."""
     if mask is None:
         return None, ()
@@ -131,9 +140,9 @@ def _spans(mask: torch.Tensor | None) -> tuple[tuple[tuple[int, int], ...] | Non
     ends = length - real[:, ::-1].argmax(axis=1)
     counts = real.sum(axis=1)
     spans, tags = [], []
-    for start, end, count in zip(starts.tolist(), ends.tolist(), counts.tolist(), strict=True):
-        if count != end - start:  # none at all, or gaps: all of it counts
-            start, end = 0, length
+    for first, last, count in zip(starts.tolist(), ends.tolist(), counts.tolist(), strict=True):
+        # Where there are none at all, or gaps, all of it counts.
+        start, end = (first, last) if count == last - first else (0, length)
         whole_blocks = start == 0 and length >= block * -(-end // block) and (length % 2 == 0 or length >= ANY_LENGTH)
         spans.append((start, end))
         tags.append(b"" if whole_blocks else f"{start} {length}".encode())
@@ -143,10 +152,6 @@ def _spans(mask: torch.Tensor | None) -> tuple[tuple[tuple[int, int], ...] | Non
 def _array(tensor: torch.Tensor) -> NDArray[Any]:
     tensor = tensor.detach().cpu().contiguous()
     return tensor.view(torch.int16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
-
-
-def _bytes_of(tensor: torch.Tensor) -> bytes:
-    return np.ascontiguousarray(_array(tensor)).tobytes()
 
 
 def _autocast(device: torch.device) -> str:

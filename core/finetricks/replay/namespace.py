@@ -83,6 +83,6 @@ def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
     digest.update(_bytes_of(tensor))
 
 
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
+def _bytes_of(tensor: torch.Tensor) -> Any:
     flat = tensor.detach().cpu().contiguous().view(-1)
-    return memoryview(flat.view(torch.uint8).numpy() if flat.numel() else flat.numpy())
+    return flat.view(torch.uint8).numpy() if flat.numel() else b""

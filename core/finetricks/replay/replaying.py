@@ -84,7 +84,12 @@ class Replaying:
             except NoReplay as reason:
                 self._off = str(reason)
         self._course = compile_course(
-            plan.layers, plan.stages, plan.steps_per_epoch, self._most, self._off, self.bytes_of_boundary
+            plan.layers,
+            plan.stages,
+            plan.steps_per_epoch,
+            most=self._most,
+            off=self._off,
+            size=self.bytes_of_boundary,
         )
         return replace(plan, replay=self._course)
 
@@ -154,7 +159,7 @@ class Replaying:
             self._engine.close()
 
     def record(self) -> dict[str, Any]:
-        """What came of it, as JSON values: rows found and computed, the most bytes kept, how exact, and why it is off."""
+        """What came of it, as JSON values: rows found and computed, most bytes kept, how exact, and why it is off."""
         engine = self._engine
         if engine is None:
             return {"hits": 0, "misses": 0, "bytes": 0, "exact": True, "off": self._course.off}
