@@ -23,10 +23,12 @@ import shutil
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,7 @@ class Bench:
         self._folder = folder
         self._count = 0
         self.unequal: list[str] = []
+        self.seconds: list[dict[str, Any]] = []
 
     def place(self) -> Path:
         self._count += 1
@@ -186,6 +189,23 @@ class Bench:
             shutil.rmtree(out.with_suffix(".cache"), ignore_errors=True)
         seconds = tuple(end - start for start, end in zip([0.0, *ends], ends, strict=False))
         return Run(seconds, digest.hexdigest(), dict(result.replay))
+
+    def note(self, name: str, what: str, number: int, runs: Mapping[Any, Run]) -> None:
+        """Keep what a round measured, and say on stderr how far it is."""
+        for arm, run in runs.items():
+            named = arm if isinstance(arm, str) else ", ".join(arm)
+            self.seconds.append(
+                {
+                    "data": name,
+                    "what": what,
+                    "round": number,
+                    "arm": named,
+                    "seconds": run.seconds,
+                    "replay": run.replay,
+                }
+            )
+            told = " ".join(f"{second:.2f}" for second in run.seconds[:EPOCHS])
+            print(f"{name}, {what}, round {number}, {named}: {told} s", file=sys.stderr, flush=True)
 
     def same(self, what: str, *runs: Run) -> None:
         if len({run.bits for run in runs}) > 1:
@@ -275,11 +295,11 @@ def head_only(bench: Bench, name: str, rows: Path, sizes: Sizes) -> Iterator[Row
             for arm in ("memory", "disk", "off"):
                 found[arm].append(later / statistics.median(runs[arm].seconds[1:]))
             found["filled"].append(runs["plain"].seconds[0] / runs["filled"].seconds[0])
-            tell(name, trick, number, runs)
+            bench.note(name, trick, number, runs)
         against = "plain Trainer"
         yield Row(name, f"{trick}, from the second epoch on, in memory", against, found["memory"], None, 40)
         yield Row(name, f"{trick}, from the second epoch on, on disk", against, found["disk"], None, 40)
-        yield Row(name, f"{trick}, first epoch, another run has filled the disk", against, found["filled"], None, 40)
+        yield Row(name, f"{trick}, first epoch, filled", against, found["filled"], None, 40)
         yield Row(name, f"{trick}, replay off", against, found["off"], 1.0, 0.98)
 
 
@@ -325,7 +345,7 @@ def staged(bench: Bench, name: str, rows: Path, sizes: Sizes) -> Iterator[Row]:
             bench.same(f"{name} {what}, seed {number}", off, on)
             found[what, "off"].append(off.total / on.total)
             found[what, "plain"].append(runs["plain"].total / on.total)
-        tell(name, "stages", number, runs)
+        bench.note(name, "stages", number, runs)
     for what, tricks in STAGED.items():
         plan = plan_of(make(tricks), task)
         without_it, with_it = (passes(plan, valid / train, replays=replays) for replays in (False, True))
@@ -337,6 +357,8 @@ def staged(bench: Bench, name: str, rows: Path, sizes: Sizes) -> Iterator[Row]:
             yield Row(name, f"{what}, {EPOCHS} epochs", against, found[what, arm], bound, 0.9 * bound)
 
 
+WARM_UP = 2
+"""Steps that are not counted."""
 NEUTRAL: dict[str, list[Any]] = {
     "full fine-tuning": ["full"],
     "a masked LM beside a frozen prefix": [{"gradual_unfreezing": {"over": "run"}}, "auxiliary_lm"],
@@ -346,27 +368,27 @@ NEUTRAL: dict[str, list[Any]] = {
 def neutral(bench: Bench, name: str, rows: Path, sizes: Sizes) -> Iterator[Row]:
     """Training steps where replay cannot act: two sessions side by side, a step of one, a step of the other."""
     for what, tricks in NEUTRAL.items():
-        made = recipe(rows, tricks, epochs=1)
-        task = task_of(made)
-        sessions = [_session(recipe(rows, tricks, epochs=1, replay=replay), task) for replay in ("off", "auto")]
-        ratios: list[float] = []
-        losses: list[tuple[float, float]] = []
-        for step, batches in enumerate(zip(*(session.batches() for session in sessions), strict=True)):
-            taken = {}
-            for index in (0, 1) if step % 2 else (1, 0):
-                started = time.perf_counter()
-                loss = sessions[index].loss(batches[index])
-                sessions[index].backward(loss)
-                sessions[index].step()
-                taken[index] = time.perf_counter() - started, loss.item()
-            losses.append((taken[0][1], taken[1][1]))
-            ratios.append(taken[0][0] / taken[1][0])
-            if step + 1 == sizes.steps + 2:
-                break
-        if any(off != on for off, on in losses):
-            bench.unequal.append(f"{name} {what}")
-        parts = [ratios[2:][part :: sizes.rounds] for part in range(sizes.rounds)]  # the first steps warm up
-        medians = [statistics.median(part) for part in parts if part]
+        task = task_of(recipe(rows, tricks))
+        medians = []
+        for number in range(sizes.rounds):
+            modes = ("off", "auto") if number % 2 == 0 else ("auto", "off")
+            sessions = {mode: _session(recipe(rows, tricks, replay=mode), task) for mode in modes}
+            seconds: dict[str, list[float]] = {mode: [] for mode in modes}
+            losses: dict[str, list[float]] = {mode: [] for mode in modes}
+            pairs = zip(*(sessions[mode].batches() for mode in modes), strict=True)
+            for step, pair in enumerate(islice(pairs, sizes.steps + WARM_UP)):
+                for mode, batch in list(zip(modes, pair, strict=True))[:: 1 if step % 2 else -1]:
+                    started = time.perf_counter()
+                    loss = sessions[mode].loss(batch)
+                    sessions[mode].backward(loss)
+                    sessions[mode].step()
+                    seconds[mode].append(time.perf_counter() - started)
+                    losses[mode].append(loss.item())
+            if losses["off"] != losses["auto"]:
+                bench.unequal.append(f"{name} {what}, round {number}")
+            bench.note(name, what, number, {mode: Run(tuple(seconds[mode])) for mode in modes})
+            timed = zip(seconds["off"][WARM_UP:], seconds["auto"][WARM_UP:], strict=True)
+            medians.append(statistics.median(off / auto for off, auto in timed))
         yield Row(name, f"{what}, a step", "the same, replay off", medians, 1.0, 0.98)
 
 
@@ -402,28 +424,46 @@ def in_turn(arms: dict[Any, Any], number: int) -> list[Any]:
     return list(arms) if number % 2 == 0 else list(reversed(arms))
 
 
-def tell(name: str, what: str, number: int, runs: dict[Any, Run]) -> None:
-    """Say on stderr how far it is, with each run's seconds an epoch."""
-    for arm, run in runs.items():
-        seconds = " ".join(f"{second:.2f}" for second in run.seconds)
-        print(f"{name} {what} round {number} {arm}: {seconds} {run.replay or ''}", file=sys.stderr, flush=True)
+ABOUT = """\
+What a layer gives for an example does not change while it and all layers below it are frozen: it is computed once and
+kept (`training.replay`), and later passes begin above it. A figure is the time of what stands in the column "against",
+over the time with replay; both train and evaluate after each epoch. The bound counts passes of blocks over tokens:
+forward 1, backward 2, stored 0. Embeddings, head, optimizer and the making of batches are not counted, so there is no
+bound where only the head trains. "Filled" is the first epoch of a run that finds on disk what a run with another seed
+has left there. The plain Trainer is transformers' own, with the same parameters frozen, on the same batches in the same
+order. Published, over plain fine-tuning: AutoFreeze with caching 1.7 to 2.8 (its README), Egeria 1.2 to 1.4 (EuroSys
+2023)."""
 
 
-def markdown(rows: Sequence[Row], sizes: Sizes, machine: dict[str, Any], unequal: Sequence[str]) -> str:
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
-    lines += ["| " + " | ".join(row.cells()) + " |" for row in rows]
+def markdown(
+    rows: Sequence[Row], sizes: Sizes, machine: dict[str, Any], unequal: Sequence[str], arguments: Sequence[str]
+) -> str:
+    """A section of docs/benchmarks.md; `arguments` are those of the command line."""
+    command = "python benchmarks/replay.py " + " ".join(arguments)
+    padded = f" padded to multiples of {sizes.head_padding} tokens," if sizes.head_padding else ""
     bits = f"**not equal**: {'; '.join(unequal)}" if unequal else "equal to the bit"
+    measured = (
+        f"MiniLM, batches of 32, {sizes.threads} threads, {machine['device']}, torch {machine['torch']}; median of "
+        f"{sizes.rounds} rounds (least to greatest). Head only: at most {sizes.head_rows} rows,{padded} "
+        f"{sizes.head_epochs} epochs. In stages: at most {sizes.stage_rows} rows, {EPOCHS} epochs. A quarter as many "
+        f"rows are evaluated. Weights, losses and predictions with and without replay: {bits}."
+    )
+    paragraph = textwrap.TextWrapper(width=120, break_long_words=False, break_on_hyphens=False)
     return "\n".join(
         [
-            f"MiniLM, batches of 32, {sizes.threads} threads, {machine['device']}, torch {machine['torch']}; median of "
-            f"{sizes.rounds} rounds (least to greatest). Head-only: {sizes.head_rows} rows at most, "
-            f"{sizes.head_epochs} epochs"
-            + (f", padded to multiples of {sizes.head_padding} tokens" if sizes.head_padding else "")
-            + f"; stages: {sizes.stage_rows} rows at most, {EPOCHS} epochs; a quarter as many "
-            "rows are evaluated after each epoch. Weights, losses and predictions with and without replay: "
-            f"{bits}.",
+            "## Replay of frozen layers",
             "",
-            *lines,
+            paragraph.fill(ABOUT.replace("\n", " ")),
+            "",
+            "```console",
+            f"$ {command.strip()}",
+            "```",
+            "",
+            paragraph.fill(measured),
+            "",
+            "| " + " | ".join(HEADINGS) + " |",
+            "|" + "---|" * len(HEADINGS),
+            *("| " + " | ".join(row.cells()) + " |" for row in rows),
             "",
         ]
     )
@@ -458,7 +498,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="few rows, one round: whether it works, no figures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every second that was measured")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here, too")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the section of docs/benchmarks.md here, too"
+    )
     options = parser.parse_args()
     sizes = Sizes(
         options.rounds,
@@ -484,7 +526,7 @@ def main() -> int:
                 folder = Path(place) / name / part
                 write_rows(options.data / name / "train.csv", folder, count, max(count // 4, 32))
                 rows += PARTS[part](bench, name, folder, sizes)
-    text = markdown(rows, sizes, machine(), bench.unequal)
+    text = markdown(rows, sizes, machine(), bench.unequal, sys.argv[1:])
     print(text)
     if options.markdown:
         options.markdown.write_text(text)
@@ -494,6 +536,7 @@ def main() -> int:
             "sizes": asdict(sizes),
             "rows": [asdict(row) | {"median": row.median, "met": row.is_met} for row in rows],
             "unequal": bench.unequal,
+            "runs": bench.seconds,
         }
         options.json.write_text(json.dumps(record, indent=2) + "\n")
     return 1 if bench.unequal else 0

@@ -297,6 +297,16 @@ def test_what_is_open_stays_and_the_store_says_once_that_there_is_no_room(
     assert len(found(DiskStore(root, "ef" * 16, limit), range(16), large)) == 4
 
 
+def test_who_writes_to_a_file_that_was_removed_begins_another(root: Path) -> None:
+    store = DiskStore(root, NAMESPACE, MIB)
+    put(store, [1])
+    for path in files(root):
+        path.unlink()
+    put(store, [2])
+    assert found(store, [1, 2]) == [1, 2]
+    assert found(DiskStore(root, NAMESPACE, MIB), [1, 2]) == [2]
+
+
 def test_a_state_that_is_removed_while_somebody_reads_it_stays_readable(root: Path) -> None:
     store = DiskStore(root, NAMESPACE, MIB)
     put(store, range(4), large)
@@ -354,6 +364,46 @@ def test_the_room_that_a_killed_writer_did_not_fill_is_given_back(root: Path) ->
     assert found(store, range(16), large) == [*range(16)]
     assert found(DiskStore(root, NAMESPACE, limit), range(16)) == [*range(16)]
     assert size(root) <= limit
+
+
+def test_many_small_files_become_few(root: Path) -> None:
+    """A study's runs each add a little: a file each, and each open file costs descriptors."""
+    early = DiskStore(root, NAMESPACE, 64 * MIB)
+    put(early, [0])
+    for number in range(1, 60):
+        store = DiskStore(root, NAMESPACE, 64 * MIB)
+        put(store, [number])
+        assert found(store, range(100)) == [*range(number + 1)]
+        assert store.nbytes == sum(state(other).nbytes for other in range(number + 1))
+        store.close()
+        assert len(files(root)) <= 17
+    assert found(early, range(100)) == [*range(60)]
+    put(early, [60])
+    before = len(os.listdir("/proc/self/fd"))
+    late = DiskStore(root, NAMESPACE, 64 * MIB)
+    assert len(os.listdir("/proc/self/fd")) - before <= 2 * 17
+    assert found(late, range(100)) == [*range(61)]
+
+
+def test_many_small_files_of_several_kinds_and_a_damaged_one_are_merged(root: Path) -> None:
+    makes = [state, large, lambda number: state(number, dtype=torch.bfloat16)]
+    for number in range(15):
+        store = DiskStore(root, NAMESPACE, 64 * MIB)
+        put(store, [number], makes[number % 3])
+        store.close()
+        if number == 4:
+            damaged = files(root)[-1]
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1000] + bytes(1000))
+    for number in (15, 18, 21):
+        store = DiskStore(root, NAMESPACE, 64 * MIB)
+        put(store, [number], makes[0])
+        store.close()
+    after = DiskStore(root, NAMESPACE, 64 * MIB)
+    assert len(files(root)) == 2
+    assert found(after, range(0, 22, 3), makes[0]) == [*range(0, 22, 3)]
+    assert found(after, range(1, 15, 3), makes[1]) == [1, 7, 10, 13]
+    assert found(after, range(2, 15, 3), makes[2]) == [*range(2, 15, 3)]
 
 
 # -- what is torn, altered or not trusted ----------------------------------------------------------------

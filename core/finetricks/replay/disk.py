@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 KEY = 32  # bytes
 _LEAST, _MOST = 4 * 2**20, 256 * 2**20
 """Bytes of a segment: each of a writer's is twice as large as all before it, within these."""
+_MANY = 16
+"""Segments of a namespace, each of which costs two file descriptors; of more the small ones are merged."""
 
 
 def default_folder() -> Path:
@@ -103,7 +105,7 @@ class DiskStore:
         """Close the files. States that were read stay as they are while anybody has them."""
         with self._lock:
             self._close_writer()
-            for name in self._used:
+            for name in self._used & self._segments.keys():
                 self._touch(self._segments[name])
             self._segments, self._places, self._whole, self._used = {}, {}, set(), set()
             self._is_readable = self._is_writable = False
@@ -182,7 +184,7 @@ class DiskStore:
         size = size_of(states)
         if self._process != os.getpid():  # the other side of a fork goes on with that file
             self._writer, self._taken, self._process = None, 0, os.getpid()
-        if self._writer is None or self._writer.free < size:
+        if self._writer is None or self._writer.free < size or self._writer.is_removed:
             self._close_writer()
             self._writer = self._new_segment(size)
         if self._writer is not None:
@@ -190,12 +192,13 @@ class DiskStore:
             self._read_index(self._writer)
 
     def _new_segment(self, least: int) -> Segment | None:
-        if not self._is_trusted():
-            return None
-        wanted = max(least, min(_MOST, self._limit // 16, max(_LEAST, 2 * self._taken)))
+        """A segment for a frame of `least` bytes, and what is to follow; `None` where there is to be none."""
         make(self._folder, self._root)
         if not self._is_trusted():
             return None
+        small = self._small()
+        wanted = max(least, min(_MOST, self._limit // 16, max(_LEAST, 2 * self._taken)))
+        wanted += sum(segment.filled for segment in small)
         name = uuid.uuid4().hex + SUFFIX
         with alone(self._root):
             size = room_for(self._root, wanted, self._limit)
@@ -203,10 +206,39 @@ class DiskStore:
                 self._stop(f"there is no room within {self._limit} bytes, or on the disk")
                 return None
             make(self._folder, self._root)  # it may have gone with the last that was in it
-            segment = Segment.create(self._folder / name, size)
-        self._taken += size
-        self._segments[name] = segment
+            segment = self._segments[name] = Segment.create(self._folder / name, size)
+            self._taken += size
+            if size == wanted:
+                self._merge(small, segment)
         return segment
+
+    def _small(self) -> list[Segment]:
+        """Segments to be merged: where there are many, the smallest of them, up to a sixteenth of all room."""
+        found: list[Segment] = []
+        room = self._limit // 16
+        for segment in sorted(self._segments.values(), key=lambda one: one.filled):
+            room -= segment.filled
+            if room < 0:
+                break
+            found.append(segment)
+        return found if len(self._segments) >= _MANY and len(found) > 1 else []
+
+    def _merge(self, small: Sequence[Segment], into: Segment) -> None:
+        """Move the states of small segments. Whoever has one of them open keeps it until they close it."""
+        moved: dict[tuple[int, torch.dtype], dict[bytes, torch.Tensor]] = {}
+        for key, (segment, place) in list(self._places.items()):
+            if segment in small:
+                if segment.is_whole(place):
+                    moved.setdefault((place.width, place.dtype), {})[key] = segment.read(place)
+                del self._places[key]
+                self._nbytes -= place.nbytes
+        for states in moved.values():
+            into.append(list(states), list(states.values()))
+            self._read_index(into)
+        for segment in small:
+            del self._segments[segment.path.name]
+            with suppress(OSError):
+                segment.path.unlink()
 
     def _stop(self, reason: str) -> None:
         self._is_writable = False

@@ -89,8 +89,18 @@ class Segment:
         return len(self._map)
 
     @property
+    def filled(self) -> int:
+        """Bytes of the frames that were read so far."""
+        return self._end
+
+    @property
     def free(self) -> int:
         return self.capacity - self._end
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether nobody will find it any more."""
+        return not os.fstat(self._file.fileno()).st_nlink
 
     def append(self, keys: Sequence[bytes], states: Sequence[torch.Tensor]) -> None:
         """Add a frame of `size_of(states)` bytes; there must be room for it. Raises `OSError` if it cannot."""
