@@ -37,6 +37,7 @@ class _Result:
     steps: int
     notes: list[str]
     decisions: dict[str, int] = field(default_factory=dict)
+    replay: dict[str, Any] = field(default_factory=dict)
 
 
 _RESULT: TypeAdapter[_Result] = TypeAdapter(_Result)
