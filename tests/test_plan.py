@@ -148,6 +148,7 @@ def test_json_has_the_designed_shape() -> None:
         "learning_rate",
         "stages",
         "decided_while_training",
+        "replay",
     }
     assert set(data["groups"][0]) == {"name", "layer", "parameters", "lr_factor", "weight_decay", "set_by"}
     assert data["learning_rate"]["head"] == pytest.approx([0.1 * (6 - step) / 6 for step in range(6)])

@@ -149,7 +149,12 @@ RECIPES: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+SLOW = {"chain_thaw", "layer_pooling, gradual"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.nightly] if name in SLOW else []) for name in RECIPES]
+)
 def test_a_replayed_run_is_the_run_without_replay(name: str) -> None:
     session = both(*RECIPES[name], epochs=10 if name == "chain_thaw" else 4)
     assert session.replay["hits"] > 0
@@ -192,6 +197,7 @@ def test_other_ways_to_train(training: dict[str, Any]) -> None:
     assert both("gradual_unfreezing", **training).replay["hits"] > 0
 
 
+@pytest.mark.nightly
 def test_half_precision() -> None:
     """Exact, or noticed."""
     for precision in ("bf16", "fp16"):
@@ -296,7 +302,7 @@ class Attack(Trick):
 
 
 def test_inputs_that_never_come_again_are_computed() -> None:
-    session = both("last_layer", Attack(), epochs=6)
+    session = both("last_layer", Attack(), epochs=3)
     assert session.replay["hits"] > 0
     assert not session.replay["off"]
 

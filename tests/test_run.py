@@ -54,7 +54,7 @@ def test_the_folder_holds_what_is_promised(folder: Path, tmp_path: Path) -> None
     result = run(recipe_in(folder), tmp_path / "run", on_progress=lambda *event: seen.append(event))
     out = tmp_path / "run"
     written = json.loads((out / "result.json").read_text())
-    assert set(written) == {"valid", "test", "seconds", "steps", "notes", "decisions"}
+    assert set(written) == {"valid", "test", "seconds", "steps", "notes", "decisions", "replay"}
     assert written["valid"] == result.valid
     assert 0 < written["seconds"] < 60
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
