@@ -17,6 +17,7 @@ from finetricks import __version__
 from finetricks.cli.console import complain
 from finetricks.cli.extensions import COMMANDS, announced, load
 from finetricks.cli.models import new_lstm
+from finetricks.cli.plugins import new_plugin
 from finetricks.cli.recipes import check, explain
 from finetricks.cli.runs import predict, train
 from finetricks.cli.tricks import list_tricks, schema, show
@@ -32,6 +33,7 @@ BUILT_IN: Mapping[str, Callable[..., None]] = {
     "train": train,
     "predict": predict,
     "new-lstm": new_lstm,
+    "new-plugin": new_plugin,
 }
 
 
