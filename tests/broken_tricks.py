@@ -223,7 +223,7 @@ BROKEN = [
     ),
     Broken(
         "beside_each",
-        "beside 'constant'",
+        "beside 'stlr'; if they exclude one another",
         "@hookimpl(wrapper=True)\ndef schedule(self):\n    factor = yield\n    assert factor == 1\n    return 0.5",
     ),
     Broken(

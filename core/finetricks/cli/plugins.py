@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from finetricks.cli.console import print_pairs
+from finetricks.cli.console import output
 
 
 def new_plugin(
@@ -22,11 +22,10 @@ def new_plugin(
     from finetricks.new_plugin import write_plugin
 
     folder = write_plugin(name, hook, out)
-    print_pairs(
-        {
-            "the package": str(folder),
-            "the trick": str(folder / "src" / f"finetricks_{name}" / "__init__.py"),
-            "install it": f"pip install --editable {folder}",
-            "test it": f"pytest {folder}",
-        }
+    lines = (
+        f"the trick: {folder / 'src' / f'finetricks_{name}' / '__init__.py'}",
+        f"install it: pip install --editable {folder}",
+        f"test it: pytest {folder}",
     )
+    for line in lines:
+        output().print(line, markup=False, soft_wrap=True)

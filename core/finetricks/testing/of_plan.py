@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from finetricks.errors import InputError
+from finetricks.guard import is_named
 from finetricks.plan import compile_plan
 from finetricks.progress import Progress, Stage
 from finetricks.session import Session
@@ -28,8 +30,15 @@ def check_schedule(subject: Subject) -> None:
                 try:
                     stack.schedule(Progress(step, total, per_epoch, stage))
                 except Exception as error:
+                    if _refuses(error):
+                        break
                     error.add_note(f"at step {step} of {total}, with {per_epoch} an epoch, in a stage of {stage.steps}")
                     raise
+
+
+def _refuses(error: Exception) -> bool:
+    """Whether a trick itself says that it cannot do with a length."""
+    return isinstance(error, InputError) and is_named(error)
 
 
 def _stages(total: int) -> Iterator[Stage]:
@@ -42,7 +51,10 @@ def _stages(total: int) -> Iterator[Stage]:
 
 @check("freeze", after=FIRST)
 def check_freeze(subject: Subject) -> None:
-    """It names layers that exist, and something trains at every step, whatever the model's depth and the length."""
+    """It names layers that exist, and something trains at every step, whatever the model's depth and the length.
+
+    A length for which it is not made it may refuse by an `InputError`.
+    """
     for session in _at_each_depth(subject):
         for total, per_epoch in LENGTHS:
             try:
@@ -55,6 +67,8 @@ def check_freeze(subject: Subject) -> None:
                     learning_rate=session.plan.learning_rate,
                 )
             except Exception as error:
+                if _refuses(error):
+                    continue
                 error.add_note(f"in a run of {total} steps, with {per_epoch} an epoch; layers: {session.layers.names}")
                 raise
 
