@@ -47,8 +47,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "COLUMNS": "200",
         "PYTEST_ADDOPTS": "-q -p no:cacheprovider",
     }
+    others = {"COLUMNS": "200", "PYTEST_ADDOPTS": "-q -p no:cacheprovider"}
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "VIRTUAL_ENV": str(folder), **offline, **quiet}
+    return {**os.environ, "PATH": path, "VIRTUAL_ENV": str(folder), **offline, **quiet, **others}
 
 
 def done(command: str, folder: Path, environment: dict[str, str]) -> str:

@@ -43,7 +43,7 @@ class _Manager(pluggy.PluginManager):
         # pluggy reads every attribute of a plugin; on a pydantic model some of them warn or compute.
         return super().parse_hookimpl_opts(plugin, name) if name in HOOKS else None
 
-    def parse_hookspec_opts(self, module_or_class: object, name: str) -> Any:
+    def parse_hookspec_opts(self, module_or_class: Any, name: str) -> Any:
         # pluggy would warn of what changes for every run anew, thousands of times in a study.
         options = super().parse_hookspec_opts(module_or_class, name)
         return options and {**options, "warn_on_impl": None, "warn_on_impl_args": None}

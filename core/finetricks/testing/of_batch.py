@@ -48,7 +48,7 @@ def _look(session: Session, value: Tensor, what: str) -> None:
         return
     if not value.requires_grad:
         raise Wrong(f"{what} depends on nothing that is trained; compute it from the outputs or from the weights")
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     for name, parameter in session.model.named_parameters():
         if parameter.grad is not None and not finite(parameter.grad):
             raise Wrong(f"{what} is {value.item():g}, but its gradient at {name!r} is not finite; keep clear of 0 / 0")

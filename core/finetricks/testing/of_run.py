@@ -170,7 +170,7 @@ def _losses_in_trainer(subject: Subject, folder: str) -> list[float]:
         losses.append(loss.item() * trainer.current_gradient_accumulation_steps)
         return loss
 
-    trainer.training_step = recorded
+    trainer.training_step = recorded  # type: ignore[method-assign]
     trainer.train()
     return losses
 
