@@ -15,7 +15,6 @@ import plans
 
 torch.set_num_threads(1)
 plans.watch()
-pytest_plugins = ["pytester"]
 
 
 @pytest.fixture(scope="session", autouse=True)

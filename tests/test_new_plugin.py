@@ -80,7 +80,7 @@ def test_the_path_from_an_idea_to_a_package_is_as_the_docs_print_it(
     (passed,) = re.findall(r"(\d+) passed", said)
     assert int(passed) == len(ORDER) - len(LONG) - 6  # it has no data, build, freeze, loss, penalty, finish
     assert "failed" not in said
-    assert re.search(r"gentle_decay +schedule .*finetricks-gentle-decay 0\.1\.0, for finetricks", said)
+    assert re.search(r"gentle_decay +\(schedule; from finetricks-gentle-decay 0\.1\.0, for finetricks <0", said)
 
 
 @pytest.mark.nightly

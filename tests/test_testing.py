@@ -12,13 +12,13 @@ import pytest
 from pydantic import Field
 
 import tiny
-from broken_tricks import BROKEN, HEADER, SHRINKS, Broken
 from finetricks import Trick, TrickError, hookimpl, installed
 from finetricks.catalog import Catalog
 from finetricks.testing import ORDER, Bench, CheckFailed, check_trick, parametrize_with_checks
 from finetricks.testing.check import CHECKS
 from finetricks.testing.kit import Findings
 from finetricks.testing.subject import Subject
+from one_fault import BROKEN, HEADER, SHRINKS, Broken
 
 BESIDE = ("constant", "gradual_unfreezing", "stlr", "weight_decay")
 """The tricks beside which broken ones are tried: all that are installed take minutes."""
