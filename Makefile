@@ -11,13 +11,18 @@ export TOKENIZERS_PARALLELISM ?= false
 # One more than the cores of a small machine: tests of studies mostly wait.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test lint nightly survival fuzz clean
+.PHONY: quickstart test plugin lint nightly survival fuzz clean
 
 quickstart: $(VENV)/.run  ## train with tricks on embedded data, compare them over seeds, write a report
 	$(BIN)/finetricks sweep examples/quickstart.yaml --out runs/quickstart --resume
 
 test: $(VENV)/.dev  ## the tests, in minutes on two cores
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not nightly" $(WORKERS)
+
+PLUGIN := examples/plugin
+plugin: $(VENV)/.dev  ## the example of a third party's plugin, installed as anyone would
+	$(PIP) --no-deps $(PLUGIN)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 0 -c $(PLUGIN)/pyproject.toml $(PLUGIN)/tests
 
 nightly: $(VENV)/.dev  ## the tests that take longer
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(WORKERS)

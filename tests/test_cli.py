@@ -173,6 +173,7 @@ def test_list_shows_the_tricks_and_where_they_come_from(cli: Cli, here: Path, mo
         "hooks": ["freeze", "loss"],
         "wraps": ["loss"],
         "from": str(here / "tricks.py"),
+        "written_for": None,
     }
     assert tricks["stlr"]["from"] == f"finetricks {__version__}"
     table = cli("list", "--plugin", "tricks.py").out

@@ -20,7 +20,7 @@ from finetricks.errors import Problem, TrickConflict, TrickError, suggest
 from finetricks.fresh import Rebuilding, fresh_parameters
 from finetricks.guard import Check, Guard
 from finetricks.hooks import HOOKS, PROJECT, WRAPPABLE, Context, Hooks, ParamOptions, hookimpl
-from finetricks.implementation import check_hooks, implementations, owns
+from finetricks.implementation import announce_changes, check_hooks, implementations, owns
 from finetricks.streams import child
 from finetricks.trick import Trick
 from finetricks.untouched import Untouched, isolated
@@ -42,6 +42,11 @@ class _Manager(pluggy.PluginManager):
     def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
         # pluggy reads every attribute of a plugin; on a pydantic model some of them warn or compute.
         return super().parse_hookimpl_opts(plugin, name) if name in HOOKS else None
+
+    def parse_hookspec_opts(self, module_or_class: Any, name: str) -> Any:
+        # pluggy would warn of what changes for every run anew, thousands of times in a study.
+        options = super().parse_hookspec_opts(module_or_class, name)
+        return options and {**options, "warn_on_impl": None, "warn_on_impl_args": None}
 
 
 class _Defaults:
@@ -121,6 +126,7 @@ class Stack:
         # pluggy calls the last registered first: reversed, the first listed is called first and is outermost.
         for name, trick in reversed(self.tricks):
             check_hooks(type(trick))
+            announce_changes(type(trick))
             self._manager.register(trick, name)
         self._manager.check_pending()
         self._hook = self._manager.hook
