@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart test lint nightly survival fuzz clean
+.PHONY: quickstart test lint docs nightly survival fuzz clean
 
 quickstart: $(VENV)/.run  ## train with tricks on embedded data, compare them over seeds, write a report
 	$(BIN)/finetricks sweep examples/quickstart.yaml --out runs/quickstart --resume
@@ -33,8 +33,11 @@ lint: $(VENV)/.dev  ## format, lint, types, the import contract
 	$(BIN)/mypy
 	PYTHONPATH=core:plugins:tuning $(BIN)/lint-imports
 
+docs: $(VENV)/.docs  ## the site, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:  ## remove the virtual environment and what runs left
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site
 
 # torch first and alone: its pinned build decides what else is compatible with it.
 $(VENV)/.base: constraints.txt
@@ -53,4 +56,8 @@ $(VENV)/.dev: $(VENV)/.run
 
 $(VENV)/.fuzz: $(VENV)/.dev
 	$(PIP) --editable '.[tune,demo,test,lint,fuzz]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(PIP) --editable '.[tune,demo,test,lint,docs]'
 	@touch $@
