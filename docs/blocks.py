@@ -24,7 +24,7 @@ from pathlib import Path
 
 FENCE = re.compile(r'^```(\w+)(?: title="([^"\n]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 PROMPT, STATUS = "$ ", "echo $?"
-WIDTH = "100"
+WIDTH = "112"
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def _run(block: Block, *, compare: bool) -> Iterator[str]:
             code, printed = execute(command.line)
             expected = following is not None and following.line == STATUS
             assert expected or code == 0, f"$ {command.line}\nexit code {code}\n{printed}"
+        printed = printed.replace(f"{Path.cwd()}{os.sep}", "")
         printed = "".join(f"{line.rstrip()}\n" for line in printed.splitlines()).strip("\n") + "\n"
         if compare:
             assert same(command.output, printed), f"$ {command.line}\n{difference(command.output, printed)}"
@@ -144,7 +145,8 @@ def _captured(function: object) -> tuple[int, str]:
 @contextlib.contextmanager
 def _in(folder: Path) -> Iterator[None]:
     """Work in `folder`, with the width of output and the commands that pages are written for."""
-    before, path = dict(os.environ), list(sys.path)
+    before, path, modules = dict(os.environ), list(sys.path), set(sys.modules)
+    sys.path.insert(0, str(folder))
     os.environ |= {"COLUMNS": WIDTH, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     try:
         with contextlib.chdir(folder):
@@ -153,18 +155,23 @@ def _in(folder: Path) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(before)
         sys.path[:] = path
+        for name in set(sys.modules) - modules:  # a page's own are not the next one's
+            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
+                del sys.modules[name]
 
 
 def main() -> int:
-    write = "--write" in sys.argv
-    for name in (word for word in sys.argv[1:] if not word.startswith("--")):
-        path = Path(name)
-        page = path.read_text(encoding="utf-8")
-        with tempfile.TemporaryDirectory() as folder:
-            if write:
-                path.write_text(run(page, Path(folder), smaller={}), encoding="utf-8")
-            else:
-                run(page, Path(folder))
+    """Pages that are given with `--together` go on in one folder, as the tutorial does."""
+    options = {word for word in sys.argv[1:] if word.startswith("--")}
+    with contextlib.ExitStack() as cleaning:
+        folder = ""
+        for path in (Path(word) for word in sys.argv[1:] if word not in options):
+            if not folder or "--together" not in options:
+                folder = cleaning.enter_context(tempfile.TemporaryDirectory())
+            page = path.read_text(encoding="utf-8")
+            with_output = run(page, Path(folder), smaller={} if "--write" in options else None)
+            if "--write" in options:
+                path.write_text(with_output, encoding="utf-8")
     return 0
 
 

@@ -1,8 +1,9 @@
 """Write the pages that say what the code says of itself: `python docs/generate.py`.
 
 docs/tricks.md holds the card of every trick, docs/pairs.md the pairs that are refused, docs/machines.md how each trains
-in other ways than fp32 in one process, README.md and README.zh.md the table of tricks; docs/reference/ what the code
-says of hooks, recipes, studies, commands and the Python API.
+in other ways than fp32 in one process, README.md the table of tricks; docs/reference/ what the code says of hooks,
+recipes, studies, commands and the Python API. Translated pages get the code and the output
+of those that they translate.
 With `--check` nothing is written; the exit code says whether the pages are as they would be written.
 """
 
@@ -23,6 +24,7 @@ from finetricks.stack import conflicts
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent / "tests")]
 import reference  # noqa: E402
+from blocks import FENCE  # noqa: E402
 
 from modes import EXACT, MODES, REASONS  # noqa: E402
 
@@ -56,7 +58,7 @@ def main() -> int:
 def written(catalog: Catalog) -> dict[Path, str]:
     """The pages as they should be."""
     names = [name for group in grouped(catalog).values() for name in group]
-    return {
+    pages = {
         DOCS / "tricks.md": tricks_page(catalog),
         DOCS / "pairs.md": pairs_page(catalog),
         DOCS / "reference" / "hooks.md": reference.hooks_page(catalog, names),
@@ -65,10 +67,24 @@ def written(catalog: Catalog) -> dict[Path, str]:
         DOCS / "reference" / "commands.md": reference.commands_page(),
         DOCS / "reference" / "python.md": reference.python_page(),
         DOCS / "machines.md": _with_part(DOCS / "machines.md", machines_table(catalog)),
-        **{
-            page: _with_part(page, table(catalog)) for page in (DOCS.parent / "README.md", DOCS.parent / "README.zh.md")
-        },
+        DOCS.parent / "README.md": _with_part(DOCS.parent / "README.md", table(catalog)),
     }
+    translated = {page: DOCS / page.relative_to(DOCS / "zh") for page in (DOCS / "zh").rglob("*.md")}
+    translated[DOCS.parent / "README.zh.md"] = DOCS.parent / "README.md"
+    return pages | {page: _with_blocks_of(page, pages.get(of) or of.read_text()) for page, of in translated.items()}
+
+
+def _with_blocks_of(page: Path, english: str) -> str:
+    """A translated page with the fenced blocks, and the table of tricks, of the one that it translates."""
+    text = page.read_text()
+    wanted = [block[0] for block in FENCE.finditer(english)]
+    assert len(wanted) == len(FENCE.findall(text)), f"{page} has other blocks than the page that it translates"
+    blocks = iter(wanted)
+    text = FENCE.sub(lambda _: next(blocks), text)
+    if BEGIN not in text:
+        return text
+    part = english.split(BEGIN)[1].split(END, maxsplit=1)[0]
+    return f"{text.split(BEGIN)[0]}{BEGIN}{part}{END}{text.split(END)[1]}"
 
 
 def _with_part(page: Path, part: str) -> str:
