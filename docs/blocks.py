@@ -1,7 +1,7 @@
 """Run the code and the console blocks of a page, in order, in a folder of their own: `python docs/blocks.py PAGE...`.
 
 A fenced block with a title is a file. A `console` block holds commands, each after `$ `, and what they print: `...`
-stands for anything, decimals and verdicts are not compared. A command must succeed, unless `$ echo $?` follows.
+stands for anything, decimals, durations and verdicts are not compared. A command must succeed, unless `$ echo $?` follows.
 A `sh` block is not run. With `--write` the output that is printed now is written into the page.
 """
 
@@ -125,6 +125,7 @@ def stable(text: str) -> str:
     """Text without what another machine, or Python's other docstrings, would change."""
     text = re.sub(r"[▲▼○=≈] ?(helps|hurts|undecided|no difference)", "VERDICT", text)
     text = re.sub(r"[-+−]?\d+\.\d+(e[-+]\d+)?", "0.0", text)
+    text = re.sub(r"\b\d+ (s|min|h)\b", "0 s", text)
     return re.sub(r"[─━]+", "─", text)
 
 

@@ -106,8 +106,9 @@ def table(catalog: Catalog, linked: bool = False) -> str:
     for names in grouped(catalog).values():
         for name in names:
             found = card(name, catalog)
+            escaped = found["summary"].replace("|", "\\|")
             shown = f"[`{name}`](#{name})" if linked else f"`{name}`"
-            lines.append(f"| {shown} | {hooks_in_words(found)} | {found['summary']} |")
+            lines.append(f"| {shown} | {hooks_in_words(found)} | {escaped} |")
     return "\n".join(lines)
 
 
