@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # One more than the cores of a small machine: tests of studies mostly wait.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test plugin lint nightly survival fuzz clean
+.PHONY: quickstart test plugin lint docs nightly survival fuzz clean
 
 quickstart: $(VENV)/.run  ## train with tricks on embedded data, compare them over seeds, write a report
 	$(BIN)/finetricks sweep examples/quickstart.yaml --out runs/quickstart --resume
@@ -41,8 +41,11 @@ lint: $(VENV)/.dev  ## format, lint, types, the import contract
 	$(BIN)/mypy
 	PYTHONPATH=core:plugins:tuning $(BIN)/lint-imports
 
+docs: $(VENV)/.docs  ## the site, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:  ## remove the virtual environment and what runs left
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site
 
 # torch first and alone: its pinned build decides what else is compatible with it.
 $(VENV)/.base: constraints.txt
@@ -61,4 +64,8 @@ $(VENV)/.dev: $(VENV)/.run
 
 $(VENV)/.fuzz: $(VENV)/.dev
 	$(PIP) --editable '.[tune,demo,test,lint,fuzz]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(PIP) --editable '.[tune,demo,test,lint,docs]'
 	@touch $@

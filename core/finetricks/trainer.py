@@ -49,9 +49,10 @@ logger = logging.getLogger(__name__)
 class TrickMixin(Trainer):
     """A Trainer that trains by a recipe. Training settings come from `args`; the recipe's are not used.
 
+    All arguments but the recipe are the Trainer's own.
+
     Args:
         recipe: the tricks; seeds of single streams where the recipe sets them.
-        Everything else is the Trainer's own.
 
     Raises:
         RecipeError: a trick and `args` set the same thing.
