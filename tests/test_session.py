@@ -29,10 +29,12 @@ from finetricks import (
     Progress,
     Recipe,
     Session,
+    Step,
     Trick,
     hookimpl,
     libraries,
 )
+from finetricks.freezing import Freezing
 
 
 class LayerRates(Trick):
@@ -652,6 +654,57 @@ def test_what_tricks_are_told_can_be_copied_and_pickled() -> None:
     for twin in (copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
         assert twin(progress) == progress
         assert twin(session.layers) == session.layers
+
+
+def test_a_step_does_nothing_to_the_layers_where_the_plan_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    applied: list[tuple[int, frozenset[str]]] = []
+    session = tiny.recipe(tiny.Unfreeze(), epochs=3).bind(tiny.bert(), tiny.loader())
+    own = Freezing.apply
+    monkeypatch.setattr(
+        Freezing, "apply", lambda self, frozen: (applied.append((session.global_step, frozen)), own(self, frozen))[1]
+    )
+    tiny.train(session)
+    assert applied == [(stage.start, stage.frozen) for stage in session.plan.stages]
+
+
+class Derives(Trick):
+    """Counts how often it asks for what it needs once."""
+
+    @hookimpl
+    def regularize(self, step: Step) -> None:
+        MADE.append(step.once(self, object))
+
+
+MADE: list[object] = []
+
+
+def test_what_a_trick_derives_once_is_made_once_a_session() -> None:
+    MADE.clear()
+    for _ in range(2):
+        tiny.train(tiny.recipe(Derives(), epochs=1).bind(tiny.bert(), tiny.loader()))
+    assert len(MADE) == 12
+    assert [MADE.count(made) for made in dict.fromkeys(MADE)] == [6, 6]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_session_clips_as_torch_does(accumulation: int) -> None:
+    session = tiny.recipe(epochs=1, accumulation=accumulation, clip=0.01).bind(tiny.bert(dropout=0.0), tiny.loader())
+    for batch in itertools.islice(session.batches(), accumulation):
+        session.backward(session.loss(batch))
+        twin = copy.deepcopy(session.model)
+        for parameter, copied in zip(session.model.parameters(), twin.parameters(), strict=True):
+            copied.grad = parameter.grad.clone()
+        seen: list[torch.Tensor] = []
+        hook = session.optimizer.register_step_pre_hook(
+            lambda *_, seen=seen: seen.extend(p.grad.clone() for p in session.model.parameters())
+        )
+        session.step()
+        hook.remove()
+    norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.01)
+    assert norm > 0.01
+    assert torch.equal(session.grad_norm, norm)
+    assert len(seen) == len(list(twin.parameters()))
+    assert all(torch.equal(one, other.grad) for one, other in zip(seen, twin.parameters(), strict=True))
 
 
 # -- examples of like length together ------------------------------------------------------------------------
