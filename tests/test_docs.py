@@ -143,7 +143,7 @@ def test_no_page_mentions_a_command_or_an_option_that_does_not_exist(page: str) 
 @pytest.mark.parametrize("page", [page for page in PAGES if "CHANGELOG" not in page])
 def test_no_page_mentions_a_trick_that_does_not_exist(page: str) -> None:
     """In a recipe or a study: what stands in a list under `tricks` or `factors`."""
-    known = {*installed().names(), "cooldown", "one_of"}
+    known = {*installed().names(), "cooldown", "r_drop", "one_of"}
     for _, _, code in FENCE.findall((ROOT / page).read_text()):
         for block in re.findall(r"^(?:tricks|factors):((?:\n +.*)+|.*)", re.sub(r" *#.*", "", code), re.MULTILINE):
             named = re.findall(r"^ *- ([a-z]\w*)(?![\w.])", block, re.MULTILINE) or re.findall(

@@ -135,7 +135,10 @@ def said_by(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]
 
 
 @pytest.mark.usefixtures("distributions")
-def test_list_shows_for_which_version_a_plugin_was_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_for_which_version_a_plugin_was_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     shown, said = said_by("list", capsys)
     assert "for-this 1.5, for finetricks" in shown
     warning = f"for-another 1.5 was written for finetricks <0.0.9, and this is {__version__}: look for another version"

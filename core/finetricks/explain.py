@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from itertools import groupby
 
@@ -79,7 +80,7 @@ def replay_in_words(plan: Plan) -> str:
     course = plan.replay
     if course is None or not course.saved:
         return ""
-    room = f", in {course.size / 2**20:,.0f} MiB at the most" if course.size else ""
+    room = f", in {math.ceil(course.size / 2**20):,} MiB at the most" if course.size else ""
     return (
         f"Replay leaves out {course.saved:,} of {course.passes:,} block passes of training (forward 1, backward 2): "
         f"{course.passes / (course.passes - course.saved):.3g}x{room}"

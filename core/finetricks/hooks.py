@@ -211,6 +211,7 @@ class Hooks:
             `step.state_of` gives it.
         Gives: a decision, as `evaluated` does, which holds from the next step on; or `None`.
         Several: in the recipe's order, each receives what the one before left; each decides for itself.
+        Since: 0.1.
         """
 
     # ------------------------------------------------------------------------------------------------
