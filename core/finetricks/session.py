@@ -63,6 +63,10 @@ LOOK_EVERY = 1000
 """So many steps at least lie between two looks at what hooks must leave alone, which are dear."""
 
 
+SEEDS_AHEAD = 32
+"""For so many steps the seeds of the dropout stream are derived together."""
+
+
 @dataclass(frozen=True)
 class Skipped:
     """How many optimizer steps were not finite: up to now, and in all."""
@@ -149,8 +153,7 @@ class Session:
         self._plan_before_training = plan
         self._replan = replan
         self._micro_batch = 0
-        self._seeded_for: tuple[int, ...] = ()
-        self._seed = 0
+        self._seeds: dict[tuple[int, int, int], int] = {}  # of the micro-batches that come next
         self._derived: dict[str, Any] = {}
         self._resumed_rng: dict[str, torch.Tensor] | None = None
         self._stage: Stage | None = None  # the one that replay acts by
@@ -662,9 +665,13 @@ class Session:
             else 0
         )
         keys = (self.global_step, self._micro_batch, rank)
-        if self._seeded_for != keys:  # asked for several times a micro-batch
-            self._seeded_for, self._seed = keys, child(self.streams.dropout if self.streams else 0, *keys)
-        return self._seed
+        if keys not in self._seeds:
+            stream = self.streams.dropout if self.streams else 0
+            # One at a time, between the kernels of a step, each takes ten times as long.
+            steps = range(self.global_step, self.global_step + SEEDS_AHEAD)
+            batches = range(max(self._accumulation, self._micro_batch + 1))
+            self._seeds = {(s, m, rank): child(stream, s, m, rank) for s in steps for m in batches}
+        return self._seeds[keys]
 
     def _factors(self) -> list[Callable[[int], float]]:
         """The factor on each optimizer group's rate at a step, by the plan that holds then."""

@@ -134,7 +134,7 @@ class Stack:
         self._values = {name: trick.model_dump_json() for name, trick in self.tricks}
         self._owned_loss = self.owner("loss") is not None
         self._names = {id(trick): name for name, trick in self.tricks}
-        self._sums: list[torch.Tensor] = []  # of the model's latest outputs, while a trick owns `loss`
+        self._outputs: list[torch.Tensor] = []  # the model's latest, or their sums, while a trick owns `loss`
 
     def _guarded(self, hook: str) -> list[Guard]:
         """Put a guard before each implementation of a hook; in the order in which they are called."""
@@ -346,7 +346,7 @@ class Stack:
         import torch
 
         if self._owned_loss:
-            self._sums = [value.detach().sum() for value in _floats(outputs)]
+            self._outputs = [v.detach() if v.numel() <= SMALL else v.detach().sum() for v in _floats(outputs)]
         loss: Any = self._hook.loss(outputs=outputs, batch=batch, step=step)
         if complaint := _no_scalar(loss):
             raise TrickError(f"hook 'loss' (the model's own loss) {complaint}")
@@ -377,7 +377,7 @@ class Stack:
         """
         for guard in [*reversed(self._guards["loss"]), *self._guards["regularize"]]:
             if guard.given is not None and not bool(guard.given.isfinite()):
-                if guard.hook == "regularize" or all(bool(value.isfinite()) for value in self._was_given(guard)):
+                if guard.hook == "regularize" or all(bool(value.isfinite().all()) for value in self._was_given(guard)):
                     return f"the first value that is not finite is what {guard.who} gave in its hook {guard.hook!r}"
                 return "the first values that are not finite are the model's own outputs"
         return ""
@@ -386,7 +386,7 @@ class Stack:
         """What an implementation of `loss` made its value of, or the sums of it."""
         if guard.inner is not None:
             return [guard.inner]
-        return self._sums
+        return self._outputs
 
     # -- each optimizer step -----------------------------------------------------------------------------
 
@@ -479,6 +479,9 @@ def _no_penalty(value: Any) -> str:
 CHECKS: Mapping[str, Check] = {"schedule": _not_a_factor, "loss": _no_scalar, "regularize": _no_penalty}
 NEEDED = ("input_ids", "attention_mask", "labels", "example_id")
 """The columns that a data set keeps whatever tricks do with it, where it has them."""
+
+SMALL = 2**16
+"""Numbers of an output that is kept as it is until the next one; of a larger one the sum is."""
 
 PURE = "as it did before; it is a pure function of its arguments: what a trick decides, it decides in `evaluated`"
 
