@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetricks.compiled import fresh_compiler
-from finetricks.distributed import Ranks
+from finetricks.distributed import ALONE, Ranks
 from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputError, NotFinite
 from finetricks.folder import RunFolder
 from finetricks.layer_pass import without
@@ -171,6 +171,22 @@ def _changed(recipe: Recipe, task: Task, stack: Stack, split: str, given: datase
     return changed
 
 
+def bound(
+    recipe: Recipe, task: Task, ranks: Ranks = ALONE, *, init: bool = True
+) -> tuple[dict[str, datasets.Dataset], tuple[str, ...], Session]:
+    """The splits, the columns that tricks added to them, and the session of a new model."""
+    stack, streams = recipe.stack(), recipe.streams
+    splits, added = splits_of(recipe, task, stack)
+    context = about(recipe, task)
+    model = stack.build(task.model(streams.init), streams.init, **context).to(_device())
+    batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True, added=added)
+    forward = partial(without, added)
+    session = Session.bind(
+        recipe, model, batches, forward=forward, build=False, init=init, context=context, ranks=ranks
+    )
+    return splits, added, session
+
+
 class _Run:
     """The state of a run between its steps."""
 
@@ -181,7 +197,7 @@ class _Run:
         self.ranks = ranks
         saved = self._checkpoint() if resume else None
         with ranks.together():
-            self.splits, self.added, self.session = self._bind(init=saved is None)
+            self.splits, self.added, self.session = bound(recipe, task, ranks, init=saved is None)
         self.wrapped = ranks.wrap(self.session.model)  # before what the checkpoint says is frozen
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []  # since the last evaluation
@@ -216,20 +232,6 @@ class _Run:
                 "start again with --overwrite"
             )
         return saved
-
-    def _bind(self, *, init: bool) -> tuple[dict[str, datasets.Dataset], tuple[str, ...], Session]:
-        """The splits, the columns that tricks added to them, and the session of a new model."""
-        recipe, task = self.recipe, self.task
-        stack, streams = recipe.stack(), recipe.streams
-        splits, added = splits_of(recipe, task, stack)
-        context = about(recipe, task)
-        model = stack.build(task.model(streams.init), streams.init, **context).to(_device())
-        batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True, added=added)
-        forward = partial(without, added)
-        session = Session.bind(
-            recipe, model, batches, forward=forward, build=False, init=init, context=context, ranks=self.ranks
-        )
-        return splits, added, session
 
     def _begin(self, resume: bool) -> None:
         self.folder.begin(self.recipe, resume=resume, ranks=self.ranks.size)
@@ -295,21 +297,10 @@ class _Run:
         return compute_metrics(task.kind, scores, dataset["labels"][:])
 
     def _record(self, metrics: dict[str, float], diverged: Diverged | None = None) -> None:
-        session, plan = self.session, self.session.plan
-        last = max(session.global_step - 1, 0)
+        session = self.session
         self.history.append(
-            {
-                "step": session.global_step,
-                "epoch": session.global_step / plan.steps_per_epoch,
-                "train_loss": sum(self.losses) / len(self.losses) if self.losses else None,
-                "valid": metrics,
-                "learning_rate": {group.name: plan.rate(group, last) for group in plan.groups},
-                "frozen": sorted(plan.stage_at(last).frozen),
-                "decisions": dict(plan.decisions),
-                "skipped_steps": session.skipped.total,
-                "seconds": self._seconds(),
-                **({"loss_scale": session.loss_scale} if self.recipe.training.precision == "fp16" else {}),
-            }
+            metrics_line(session.plan, session.global_step, self.losses, metrics, self._seconds(), session.skipped.total)
+            | ({"loss_scale": session.loss_scale} if self.recipe.training.precision == "fp16" else {})
             | ({"diverged": {"step": diverged.step, "what": diverged.what}} if diverged else {})
         )
         self.losses = []
@@ -373,6 +364,32 @@ class _Run:
             folder=self.folder.path,
             decisions=dict(plan.decisions),
         )
+
+
+def metrics_line(
+    plan: Plan, step: int, losses: Sequence[float], valid: Mapping[str, float], seconds: float, skipped: int = 0
+) -> dict[str, Any]:
+    """A line of metrics.jsonl.
+
+    Args:
+        step: optimizer steps done.
+        losses: of the micro-batches since the last evaluation.
+        valid: the metrics on valid.
+        seconds: since the run began.
+        skipped: how many steps were not finite.
+    """
+    last = max(step - 1, 0)
+    return {
+        "step": step,
+        "epoch": step / plan.steps_per_epoch,
+        "train_loss": sum(losses) / len(losses) if losses else None,
+        "valid": valid,
+        "learning_rate": {group.name: plan.rate(group, last) for group in plan.groups},
+        "frozen": sorted(plan.stage_at(last).frozen),
+        "decisions": dict(plan.decisions),
+        "skipped_steps": skipped,
+        "seconds": seconds,
+    }
 
 
 def _device() -> torch.device:

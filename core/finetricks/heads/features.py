@@ -1,0 +1,174 @@
+"""What heads read of a split: the constants of a tape, example by example, computed by one pass over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from finetricks.heads.apart import Apart
+from finetricks.heads.tape import Tape, record
+
+MOST_BYTES = 4 * 2**30
+"""Of what is kept of a split."""
+
+CLOSE = 1e-4
+"""How far, relative to its largest value, an example's features may lie apart in two batches: kernels round by shape.
+What is more is another function than of the example."""
+
+Batch = Callable[[Sequence[int], int | None], object]
+"""Makes a batch of some rows of a split, padded to a length, or to the longest of them."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One constant of a tape: of each example (`axis` is that of the examples), or the same in every batch (`None`)."""
+
+    axis: int | None
+
+
+class Features:
+    """The constants of a split, and the tapes that read them: one for each size of batch.
+
+    Args:
+        compute: the loss, or the scores, of a batch; called while it is taken down.
+        tracked: the tensors of the head.
+        batch: makes a batch.
+        lengths: tokens of each row of the split.
+        size: rows of a batch.
+        restore: puts the head's tensors back as they were, after a pass that may have changed some.
+
+    Raises:
+        Apart: what is computed is no function of the examples one by one, or too large.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[object], Tensor],
+        tracked: Sequence[Tensor],
+        batch: Batch,
+        lengths: Sequence[int],
+        size: int,
+        restore: Callable[[], None],
+    ) -> None:
+        self._compute, self._tracked, self._batch, self._restore = compute, tracked, batch, restore
+        self.rows = len(lengths)
+        self.size = min(size, self.rows)
+        if self.size < 2:
+            raise Apart("a split of one example")
+        order = sorted(range(self.rows), key=lambda row: -lengths[row])
+        first = order[: self.size]
+        self._tapes: dict[int, Tape] = {}
+        tape, whole = self._record(first)
+        self._tapes[self.size] = tape
+        _, back = self._record(first[::-1])
+        _, fewer = self._record(first[: self.size - 1])
+        longest: int | None = None
+        last = [*order, *order[: -len(order) % self.size]][-self.size :]
+        if [each.shape for each in self._record(last)[1]] != [each.shape for each in whole]:
+            longest = max(lengths)  # it reads each token: all batches are padded alike
+            tape, whole = self._record(first, longest)
+            self._tapes[self.size] = tape
+            _, back = self._record(first[::-1], longest)
+            _, fewer = self._record(first[: self.size - 1], longest)
+        self._longest = longest
+        self.readings = _readings(whole, back, fewer)
+        self._shared = {index: whole[index] for index, each in enumerate(self.readings) if each.axis is None}
+        self._stores = self._empty(whole)
+        self._fill(order)
+
+    def _record(self, rows: Sequence[int], length: int | None = None) -> tuple[Tape, list[Tensor]]:
+        batch = self._batch(rows, length)
+        try:
+            tape, constants, _ = record(lambda: self._compute(batch), self._tracked)
+        finally:
+            self._restore()
+        return tape, constants
+
+    def _empty(self, constants: Sequence[Tensor]) -> dict[int, Tensor]:
+        of_rows = [(index, each.axis) for index, each in enumerate(self.readings) if each.axis is not None]
+        shapes = {index: constants[index].movedim(axis, 0).shape[1:] for index, axis in of_rows}
+        size = sum(self.rows * shape.numel() * constants[index].element_size() for index, shape in shapes.items())
+        if size > MOST_BYTES:
+            raise Apart(f"what the head reads of {self.rows} examples is {size / 2**30:.1f} GiB")
+        return {index: constants[index].new_empty((self.rows, *shape)) for index, shape in shapes.items()}
+
+    def _fill(self, order: Sequence[int]) -> None:
+        signature = self._tapes[self.size].signature
+        cyclic = [*order, *order[: -len(order) % self.size]]
+        for start in range(0, len(cyclic), self.size):
+            rows = cyclic[start : start + self.size]
+            tape, constants = self._record(rows, self._longest)
+            if tape.signature != signature:
+                raise Apart("what the head computes depends on the batch")
+            for index, each in enumerate(self.readings):
+                if each.axis is not None:
+                    self._stores[index][rows] = constants[index].movedim(each.axis, 0)
+                elif not _close(constants[index], self._shared[index]):
+                    raise Apart("the head reads something of a batch that is not its examples'")
+
+    def tape(self, size: int) -> Tape:
+        """The tape of a batch of `size` rows."""
+        if size not in self._tapes:
+            tape, constants = self._record(range(size), self._longest)
+            alike = tape.constants == len(self.readings) and all(
+                each.axis is None or constants[index].movedim(each.axis, 0).shape[1:] == self._stores[index].shape[1:]
+                for index, each in enumerate(self.readings)
+            )
+            if not alike:
+                raise Apart(f"the head computes something else for a batch of {size} than for one of {self.size}")
+            self._tapes[size] = tape
+            self._shared_of = getattr(self, "_shared_of", {}) | {size: constants}
+        return self._tapes[size]
+
+    def constants(self, rows: Tensor) -> list[Tensor]:
+        """What a tape reads for the batches `rows` [heads, examples]; shared constants have no axis of the heads."""
+        size = rows.shape[1]
+        self.tape(size)
+        shared = getattr(self, "_shared_of", {}).get(size, self._shared)
+        return [
+            shared[index] if each.axis is None else self._stores[index][rows].movedim(1, each.axis + 1)
+            for index, each in enumerate(self.readings)
+        ]
+
+    def of_all(self, start: int, end: int) -> list[Tensor]:
+        """The same for the rows from `start` to `end`, one batch that all heads read: without an axis of the heads."""
+        return [
+            constant if each.axis is None else constant[0]
+            for constant, each in zip(
+                self.constants(torch.arange(start, end)[None]), self.readings, strict=True
+            )
+        ]
+
+    @property
+    def axes(self) -> list[int | None]:
+        """Of each constant the axis of the heads, for `vmap`."""
+        return [None if each.axis is None else 0 for each in self.readings]
+
+
+def _readings(whole: Sequence[Tensor], back: Sequence[Tensor], fewer: Sequence[Tensor]) -> list[Reading]:
+    """What each constant is, from those of a batch, of the same rows turned round, and without the last of them."""
+    if not len(whole) == len(back) == len(fewer):
+        raise Apart("what the head computes depends on the batch")
+    found = []
+    for one, turned, less in zip(whole, back, fewer, strict=True):
+        if one.dim() != less.dim() or one.shape != turned.shape:
+            raise Apart("what the head computes depends on the batch")
+        axes = [axis for axis in range(one.dim()) if one.shape[axis] != less.shape[axis]]
+        if len(axes) == 1 and _close(one, turned.flip(axes)):
+            found.append(Reading(axes[0]))
+        elif len(axes) <= 1 and _close(one, turned):
+            found.append(Reading(None))
+        else:
+            raise Apart("the head, or the loss, reads something that is not a function of each example alone")
+    return found
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return bool(((one - other).abs().nan_to_num(0.0) <= CLOSE * (1 + one.abs().nan_to_num(0.0))).all())
