@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import tiny
 from finetricks import Recipe, Step, Trick, hookimpl
 from finetricks.heads import Apart, run_together
 from finetricks.runner import Result, run, task_of
+from finetricks.saved import load
 
 CLOSE = 1e-6
 
@@ -25,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(folder: Path, *tricks: Any, seed: int = 0, **training: Any) -> Recipe:
-    settings = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-2, "seed": seed, "checkpoint": "off"}
+    settings = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "seed": seed, "checkpoint": "off"}
     return Recipe(
         model=str(folder / "model"),
         data={"train": str(folder / "train.csv"), "test": str(folder / "test.csv"), "valid": 0.3},
@@ -52,7 +53,7 @@ def compare(recipes: list[Recipe], place: Path) -> None:
             assert (mine["step"], mine["learning_rate"]) == (own["step"], own["learning_rate"])
         for split in ("valid", "test"):
             assert scores(result.folder, split) == pytest.approx(scores(alone.folder, split), abs=CLOSE)
-        weights, own_weights = (load_file(f / "model" / "model.safetensors") for f in (result.folder, alone.folder))
+        weights, own_weights = (load(f)[0].state_dict() for f in (result.folder, alone.folder))
         assert weights.keys() == own_weights.keys()
         for name, weight in weights.items():
             torch.testing.assert_close(weight, own_weights[name], rtol=CLOSE, atol=CLOSE)
@@ -76,7 +77,6 @@ HEADS: dict[str, list[Any]] = {
     "concat_pooling_plain": [{"concat_pooling": {"batch_norm": False}}, "mse"],
     "layer_pooling": [{"layer_pooling": {"layers": "all", "combine": "concat"}}, {"weight_decay": {"value": 0.1}}],
     "layer_mean": [{"layer_pooling": {"layers": "all", "tokens": "mean"}}, {"l2": {"strength": 0.01}}],
-    "task_layers": ["task_layers"],
     "output_dropout": [{"output_dropout": {"p": 0.3}}, "cross_entropy"],
 }
 
@@ -97,3 +97,86 @@ def test_mix(folder: Path, tmp_path: Path) -> None:
 
 def test_seeds_of_a_pooler_and_classifier(folder: Path, tmp_path: Path) -> None:
     compare([recipe(folder, seed=seed) for seed in range(3)], tmp_path)
+
+
+def test_rates_schedules_and_first_weights_of_a_group(folder: Path, tmp_path: Path) -> None:
+    cells = [
+        recipe(folder, seed=0),
+        recipe(folder, "linear_decay", seed=1, learning_rate=2e-3),
+        recipe(folder, "stlr", seed=1),
+        recipe(folder, {"kaiming": {}}, "stlr", seed=1),
+    ]
+    compare(cells, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"optimizer": "sgd", "momentum": 0.9, "clip": 0.1},
+        {"accumulation": 2, "batch_size": 5, "evaluate": 3, "epochs": 1.5, "clip": 0.0},
+        {"init_seed": 4, "betas": (0.8, 0.99), "eps": 1e-6},
+    ],
+)
+def test_settings(folder: Path, tmp_path: Path, training: dict[str, Any]) -> None:
+    compare([recipe(folder, seed=seed, **training) for seed in range(2)], tmp_path)
+
+
+class Chance(Trick):
+    """A penalty that is drawn at each micro-batch."""
+
+    @hookimpl
+    def regularize(self, step: Step) -> torch.Tensor:
+        return step.model.classifier.weight.sum() * torch.rand(())
+
+
+class Looks(Trick):
+    """A loss that Python reads."""
+
+    @hookimpl(wrapper=True)
+    def loss(self, outputs: Any):
+        loss = yield
+        return loss * 2 if outputs["logits"].max() > 0 else loss
+
+
+class InBatch(Trick):
+    """A penalty on the labels of a batch, all together."""
+
+    @hookimpl
+    def regularize(self, step: Step) -> torch.Tensor:
+        return step.model.classifier.weight.sum() * 0
+
+    @hookimpl(wrapper=True)
+    def loss(self, outputs: Any, batch: Any):
+        loss = yield
+        return loss * batch["input_ids"].float().mean()
+
+
+REFUSED = {
+    "precision": (lambda folder: recipe(folder, precision="bf16"), "precision is bf16"),
+    "streams": (lambda folder: recipe(folder, streams="none"), "streams is none"),
+    "decider": (lambda folder: recipe(folder, "early_stopping"), "early_stopping decides while training"),
+    "chance": (lambda folder: recipe(folder, Chance()), "not a function of each example|not its examples'"),
+    "looks": (lambda folder: recipe(folder, Looks()), "looks at a value"),
+    "in_batch": (lambda folder: recipe(folder, InBatch()), "not a function of each example|not its examples'"),
+    "state": (lambda folder: recipe(folder, tiny.Anchor()), "step.state_of.*trick 'anchor'"),
+    "stream": (lambda folder: recipe(folder, tiny.Noise()), "step.generator.*trick 'noise'"),
+    "task_layers": (lambda folder: recipe(folder, "task_layers"), "."),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_refused(folder: Path, tmp_path: Path, why: str) -> None:
+    make, reason = REFUSED[why]
+    refused = make(folder)
+    (result,) = run_together([refused], [tmp_path / "run"], task=task_of(refused))
+    assert isinstance(result, Apart)
+    told = "; ".join([str(result), *getattr(result, "__notes__", ())])
+    assert re.search(reason, told), told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_body_that_thaws_is_refused(folder: Path, tmp_path: Path) -> None:
+    thaws = recipe(folder)
+    thaws.tricks = Recipe(tricks=["gradual_unfreezing"]).tricks
+    (result,) = run_together([thaws], [tmp_path / "run"], task=task_of(thaws))
+    assert isinstance(result, Apart) and "changes in the course of the run" in str(result)

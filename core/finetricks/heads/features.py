@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,9 +24,24 @@ Batch = Callable[[Sequence[int], int | None], object]
 
 @dataclass(frozen=True)
 class Reading:
-    """One constant of a tape: of each example (`axis` is that of the examples), or the same in every batch (`None`)."""
+    """One constant of a tape: of each example, or the same in every batch.
+
+    Attributes:
+        axis: of the examples, which may be one with what follows them (a tensor that was flattened); `None` where the
+            constant is the same in every batch.
+    """
 
     axis: int | None
+
+    def by_example(self, constant: Tensor, rows: int) -> Tensor:
+        """The constant of a batch of `rows` examples, examples first."""
+        assert self.axis is not None
+        return constant.unflatten(self.axis, (rows, -1)).movedim(self.axis, 0)
+
+    def of_batches(self, chosen: Tensor) -> Tensor:
+        """The constants of batches, of what `by_example` gave for their examples [batches, examples, ...]."""
+        assert self.axis is not None
+        return chosen.movedim(1, self.axis + 1).flatten(self.axis + 1, self.axis + 2)
 
 
 class Features:
@@ -61,20 +76,20 @@ class Features:
         order = sorted(range(self.rows), key=lambda row: -lengths[row])
         first = order[: self.size]
         self._tapes: dict[int, Tape] = {}
+        self._shared_of: dict[int, list[Tensor]] = {}
         tape, whole = self._record(first)
         self._tapes[self.size] = tape
         _, back = self._record(first[::-1])
         _, fewer = self._record(first[: self.size - 1])
         longest: int | None = None
-        last = [*order, *order[: -len(order) % self.size]][-self.size :]
-        if [each.shape for each in self._record(last)[1]] != [each.shape for each in whole]:
+        if [each.shape for each in self._record(order[-self.size :])[1]] != [each.shape for each in whole]:
             longest = max(lengths)  # it reads each token: all batches are padded alike
             tape, whole = self._record(first, longest)
             self._tapes[self.size] = tape
             _, back = self._record(first[::-1], longest)
             _, fewer = self._record(first[: self.size - 1], longest)
         self._longest = longest
-        self.readings = _readings(whole, back, fewer)
+        self.readings = _readings(whole, back, fewer, self.size)
         self._shared = {index: whole[index] for index, each in enumerate(self.readings) if each.axis is None}
         self._stores = self._empty(whole)
         self._fill(order)
@@ -88,8 +103,8 @@ class Features:
         return tape, constants
 
     def _empty(self, constants: Sequence[Tensor]) -> dict[int, Tensor]:
-        of_rows = [(index, each.axis) for index, each in enumerate(self.readings) if each.axis is not None]
-        shapes = {index: constants[index].movedim(axis, 0).shape[1:] for index, axis in of_rows}
+        of_rows = {index: each for index, each in enumerate(self.readings) if each.axis is not None}
+        shapes = {index: each.by_example(constants[index], self.size).shape[1:] for index, each in of_rows.items()}
         size = sum(self.rows * shape.numel() * constants[index].element_size() for index, shape in shapes.items())
         if size > MOST_BYTES:
             raise Apart(f"what the head reads of {self.rows} examples is {size / 2**30:.1f} GiB")
@@ -105,7 +120,7 @@ class Features:
                 raise Apart("what the head computes depends on the batch")
             for index, each in enumerate(self.readings):
                 if each.axis is not None:
-                    self._stores[index][rows] = constants[index].movedim(each.axis, 0)
+                    self._stores[index][rows] = each.by_example(constants[index], self.size)
                 elif not _close(constants[index], self._shared[index]):
                     raise Apart("the head reads something of a batch that is not its examples'")
 
@@ -114,22 +129,22 @@ class Features:
         if size not in self._tapes:
             tape, constants = self._record(range(size), self._longest)
             alike = tape.constants == len(self.readings) and all(
-                each.axis is None or constants[index].movedim(each.axis, 0).shape[1:] == self._stores[index].shape[1:]
+                each.axis is None or each.by_example(constants[index], size).shape[1:] == self._stores[index].shape[1:]
                 for index, each in enumerate(self.readings)
             )
             if not alike:
                 raise Apart(f"the head computes something else for a batch of {size} than for one of {self.size}")
             self._tapes[size] = tape
-            self._shared_of = getattr(self, "_shared_of", {}) | {size: constants}
+            self._shared_of[size] = constants
         return self._tapes[size]
 
     def constants(self, rows: Tensor) -> list[Tensor]:
         """What a tape reads for the batches `rows` [heads, examples]; shared constants have no axis of the heads."""
         size = rows.shape[1]
         self.tape(size)
-        shared = getattr(self, "_shared_of", {}).get(size, self._shared)
+        shared: Mapping[int, Tensor] = dict(enumerate(self._shared_of.get(size, ()))) or self._shared
         return [
-            shared[index] if each.axis is None else self._stores[index][rows].movedim(1, each.axis + 1)
+            shared[index] if each.axis is None else each.of_batches(self._stores[index][rows])
             for index, each in enumerate(self.readings)
         ]
 
@@ -148,8 +163,10 @@ class Features:
         return [None if each.axis is None else 0 for each in self.readings]
 
 
-def _readings(whole: Sequence[Tensor], back: Sequence[Tensor], fewer: Sequence[Tensor]) -> list[Reading]:
-    """What each constant is, from those of a batch, of the same rows turned round, and without the last of them."""
+def _readings(
+    whole: Sequence[Tensor], back: Sequence[Tensor], fewer: Sequence[Tensor], size: int
+) -> list[Reading]:
+    """What each constant is, from those of a batch of `size`, of its rows turned round, and without the last one."""
     if not len(whole) == len(back) == len(fewer):
         raise Apart("what the head computes depends on the batch")
     found = []
@@ -157,13 +174,20 @@ def _readings(whole: Sequence[Tensor], back: Sequence[Tensor], fewer: Sequence[T
         if one.dim() != less.dim() or one.shape != turned.shape:
             raise Apart("what the head computes depends on the batch")
         axes = [axis for axis in range(one.dim()) if one.shape[axis] != less.shape[axis]]
-        if len(axes) == 1 and _close(one, turned.flip(axes)):
+        if len(axes) == 1 and one.shape[axes[0]] * (size - 1) == less.shape[axes[0]] * size and _turned(
+            Reading(axes[0]), one, turned, size
+        ):
             found.append(Reading(axes[0]))
         elif len(axes) <= 1 and _close(one, turned):
             found.append(Reading(None))
         else:
             raise Apart("the head, or the loss, reads something that is not a function of each example alone")
     return found
+
+
+def _turned(each: Reading, one: Tensor, turned: Tensor, size: int) -> bool:
+    """Whether a constant belongs to the examples, one by one: it goes where they go."""
+    return _close(each.by_example(one, size), each.by_example(turned, size).flip(0))
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
