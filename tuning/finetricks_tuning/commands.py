@@ -204,6 +204,11 @@ def _tell_dry_run(study: Study, out: Path | None, as_json: bool, *, address: str
         most = "" if study.strategy.name == "full" else "at most "
         cost = f"{len(one.cells)} cells to run{done}, {at_once}: about {duration(one.seconds)}"
         console.print(f"{most}{cost}", markup=False)
+        if groups := [len(group) for group in one.together if len(group) > 1]:
+            sizes = ", ".join(map(str, groups))
+            console.print(f"trained together: {sum(groups)} cells, in groups of {sizes}", markup=False)
+        for told in one.apart:
+            console.print(told, markup=False)
         if study.design.adaptive:
             console.print(f"{study.design.label}: others follow from the results of these", markup=False)
         if confirm := 2 * study.settings.confirm:

@@ -16,9 +16,10 @@ from finetricks_tuning.cell_run import CellOrder, lost
 from finetricks_tuning.ledger import FAILED, Ledger, Trial
 from finetricks_tuning.limit import stack_of, trail_of
 
-ORDER, TRIAL, PROBLEM = "order", "trial", "problem"
-"""Keys of what goes to a worker and of what comes back: JSON texts, which Tune passes on as they are; and why a worker
-cannot write in the study's folder."""
+ORDER, TRIAL, TRIALS, ALONE, PROBLEM = "order", "trial", "trials", "alone", "problem"
+"""Keys of what goes to a worker and of what comes back: JSON texts, which Tune passes on as they are; the records of
+an order that holds several cells, or that these are to be run alone; and why a worker cannot write in the study's
+folder."""
 
 LOST_IN_A_ROW = 3
 
@@ -88,7 +89,7 @@ class CellSearcher(Searcher):  # type: ignore[misc]
             self._waiting = self._next_round(self.trials)[::-1]
             if not self._waiting:
                 self.ended = "every cell has a result"
-        if self._waiting and (reason := self._exhausted(self.trials, len(self.running), self.slots)):
+        if self._waiting and (reason := self._exhausted(self.trials, sum(len(order.cells) for order in self.running.values()), self.slots)):
             self._waiting, self.ended = [], reason
         return bool(self._waiting)
 
@@ -127,15 +128,19 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         if order is None:
             return
         within = self._left_at(order) if error else ""
-        trial = (
-            lost(order, f"{LOST}, the last time within {within}" if within else LOST) if error else _trial_in(result)
-        )
+        several = bool(order.together)
+        if error and not several:
+            trials = [lost(order, f"{LOST}, the last time within {within}" if within else LOST)]
+        else:
+            trials = trials_in(result)
         # Where a trick was at it, it is the trick and not the workers.
         self._lost_in_a_row = self._lost_in_a_row + 1 if error and not within else 0
         if result and result.get(PROBLEM):
             self._give_up(result[PROBLEM])
-        if trial is None or not self._record(trial):  # the worker was told to stop before it began, or cannot write
-            self._waiting.append(order)
+        if several and (error or (result or {}).get(ALONE)):  # which of them it was shows when each is alone
+            self._waiting += order.cells[::-1]
+        elif not trials or not all([self._record(trial) for trial in trials]):
+            self._waiting.append(order)  # the worker was told to stop before it began, or cannot write
         if not self.running:
             self.release()
         self.on_change()
@@ -176,8 +181,11 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         """Nothing: the ledger is the truth."""
 
 
-def _trial_in(result: Mapping[str, Any] | None) -> Trial | None:
-    return Trial.from_json(result[TRIAL]) if result and result.get(TRIAL) else None
+def trials_in(result: Mapping[str, Any] | None) -> list[Trial]:
+    """The records that a worker gave."""
+    result = result or {}
+    texts = [result[TRIAL]] if result.get(TRIAL) else json.loads(result.get(TRIALS) or "[]")
+    return [Trial.from_json(text) for text in texts]
 
 
 LOST = "its worker process was lost again and again (killed, out of memory, or a crash in native code)"

@@ -134,7 +134,7 @@ class Stacked:
 
     def _update(self, step: int, grads: list[Tensor], fit: Tensor) -> None:
         """Clip and update as the session does; a run whose loss or gradient is not finite is left to itself."""
-        norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads])
+        norms = torch.stack([torch.linalg.vector_norm(grad.reshape(self.count, -1), dim=1) for grad in grads])
         norm = torch.linalg.vector_norm(norms, dim=0)
         fit &= norm.isfinite()
         factor = torch.ones_like(norm)
