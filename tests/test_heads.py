@@ -179,4 +179,5 @@ def test_a_body_that_thaws_is_refused(folder: Path, tmp_path: Path) -> None:
     thaws = recipe(folder)
     thaws.tricks = Recipe(tricks=["gradual_unfreezing"]).tricks
     (result,) = run_together([thaws], [tmp_path / "run"], task=task_of(thaws))
-    assert isinstance(result, Apart) and "changes in the course of the run" in str(result)
+    assert isinstance(result, Apart)
+    assert "changes in the course of the run" in str(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 
 import tiny
 from finetricks import RecipeError
-
-from finetricks_tuning.cell_run import cell_folder
+from finetricks.runner import run
+from finetricks_tuning.cell import with_training
+from finetricks_tuning.cell_run import CellOrder, cell_folder
 from finetricks_tuning.dry_run import dry_run
+from finetricks_tuning.heads import Heads
 from finetricks_tuning.ledger import Ledger, Trial
+from finetricks_tuning.prepare import prepare
+from finetricks_tuning.searcher import ORDER, CellSearcher
 from finetricks_tuning.study import Study
 from finetricks_tuning.summary import LEDGER
 from finetricks_tuning.sweep import sweep
@@ -42,38 +47,50 @@ def trials(folder: Path) -> dict[tuple[str, int], Trial]:
     return {(trial.configuration, trial.seed): trial for trial in found.values()}
 
 
-def test_a_study_comes_to_the_same_together_and_apart(folder: Path, tmp_path: Path) -> None:
-    asked = study(folder, "linear_decay", "concat_pooling")
-    sweep(asked, tmp_path / "together")
-    sweep(study(folder, "linear_decay", "concat_pooling", heads="apart"), tmp_path / "apart")
-    together, apart = trials(tmp_path / "together"), trials(tmp_path / "apart")
-    assert together.keys() == apart.keys() and len(together) == 9
-    for place, trial in together.items():
-        alone = apart[place]
-        assert trial.key != alone.key
-        assert trial.status == alone.status == "finished"
-        assert trial.metrics["valid"] == pytest.approx(alone.metrics["valid"], abs=1e-6)
-        assert trial.environment == alone.environment and trial.warnings == alone.warnings
-        mine, own = (cell_folder(tmp_path / where, t.key) for where, t in (("together", trial), ("apart", alone)))
-        names = [sorted(str(path.relative_to(f)) for path in f.rglob("*")) for f in (mine, own)]
-        assert names[0] == names[1]
-    groups = {trial.together for trial in together.values()}
-    assert len(groups) == 2 and None not in groups  # two heads; the schedule makes no third
-    assert all(trial.together is None for trial in apart.values())
+def test_a_study_is_recorded_as_its_cells_are_and_resumed(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    asked = study(folder, "linear_decay", "concat_pooling", seeds=2)
+    sweep(asked, out)
+    found = trials(out)
+    assert len(found) == 6
+    assert {trial.status for trial in found.values()} == {"finished"}
+    for (name, seed), trial in found.items():
+        told = found["baseline" if name == "linear_decay" else name, 0].key
+        assert trial.together == told  # two heads, and so two groups: the schedule makes no third
+        if seed:
+            continue
+        (configuration,) = (c for c in asked.configurations if c.name == name)
+        alone = run(configuration.recipe(with_training(asked.recipe, threads=1), seed), tmp_path / name)
+        assert trial.metrics["valid"] == pytest.approx(alone.valid, abs=1e-6)
+        place = cell_folder(out, trial.key)
+        kept = {path.name for path in alone.folder.rglob("*")} - {"model"} - set(_names(alone.folder / "model"))
+        assert {path.name for path in place.rglob("*")} == kept - {"checkpoints"}
 
-    # Only what is not in the ledger is done again, with what of its group is missing.
-    lines = (tmp_path / "together" / LEDGER).read_text().splitlines(keepends=True)
-    kept = [line for line in lines if not (json.loads(line)["seed"] == 2 and not json.loads(line)["factors"].get("x"))]
-    (tmp_path / "together" / LEDGER).write_text("".join(kept))
-    for line in set(lines) - set(kept):
-        shutil.rmtree(cell_folder(tmp_path / "together", json.loads(line)["key"]))
-    sweep(asked, tmp_path / "together", resume=True)
-    again = trials(tmp_path / "together")
-    assert again.keys() == together.keys()
+    # Only what is not in the ledger is done again, together with what else is not.
+    lines = (out / LEDGER).read_text().splitlines(keepends=True)
+    (out / LEDGER).write_text("".join(line for line in lines if json.loads(line)["seed"] == 0))
+    for (_, seed), trial in found.items():
+        if seed == 1:
+            shutil.rmtree(cell_folder(out, trial.key))
+    sweep(asked, out, resume=True)
+    again = trials(out)
+    assert again.keys() == found.keys()
+    assert {place: again[place] for place in again if place[1] == 0} == {p: found[p] for p in found if p[1] == 0}
+    assert again["linear_decay", 1].together == again["baseline", 1].key
     for place, trial in again.items():
-        if place[1] != 2:
-            assert trial == together[place]
-        assert trial.metrics["valid"] == pytest.approx(apart[place].metrics["valid"], abs=1e-6)
+        assert trial.metrics["valid"] == pytest.approx(found[place].metrics["valid"], abs=1e-6)
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*")]
+
+
+def test_the_key_says_together(folder: Path) -> None:
+    keys = [
+        prepare(one).make(one.configurations[0], 0).key
+        for one in (study(folder, "stlr"), study(folder, "stlr", heads="apart"))
+    ]
+    assert keys[0] != keys[1]
 
 
 def test_what_cannot_be_trained_together_is_trained_apart_and_says_why(folder: Path, tmp_path: Path) -> None:
@@ -88,14 +105,38 @@ def test_what_cannot_be_trained_together_is_trained_apart_and_says_why(folder: P
 
 
 def test_dry_run_shows_the_groups(folder: Path) -> None:
-    found = dry_run(study(folder, "linear_decay", seeds=4))
-    assert [len(group) for group in found.together] == [8]
+    asked = study(folder, "linear_decay", {"one_of": ["concat_pooling", "task_layers"]}, seeds=2)
+    found = dry_run(asked)
+    assert sorted(map(len, found.together)) == [2, 2, 4]
+    assert found.to_dict()["together"] == [list(group) for group in found.together]
     assert found.apart == ()
-    assert "together" not in dry_run(study(folder, "linear_decay", heads="apart")).to_dict()
-    thaws = dry_run(study(folder, "gradual_unfreezing", tricks=(), seeds=2))
-    assert [len(group) for group in thaws.together] == [1] * 4
-    assert any("gradual_unfreezing is trained apart: what is frozen changes" in told for told in thaws.apart)
-    assert any("baseline is trained apart: no trick freezes the body" in told for told in thaws.apart)
+
+
+def test_groups_are_bounded_and_what_thaws_is_in_none(folder: Path) -> None:
+    asked = study(folder, "linear_decay", seeds=4)
+    prepared = prepare(asked)
+    heads = Heads(prepared.task_of)
+    cells = [prepared.make(c, seed) for seed in range(4) for c in asked.configurations]
+    assert [len(group) for group in heads.groups(cells)] == [8]
+    assert [len(group) for group in heads.groups(cells, at_most=3)] == [3, 3, 2]
+    thaws = study(folder, "gradual_unfreezing", tricks=(), seeds=2)
+    prepared = prepare(thaws)
+    heads = Heads(prepared.task_of)
+    assert len(heads.groups([prepared.make(c, seed) for seed in range(2) for c in thaws.configurations])) == 4
+    assert any("gradual_unfreezing is trained apart: what is frozen changes" in told for told in heads.told())
+    assert any("baseline is trained apart: no trick freezes the body" in told for told in heads.told())
+
+
+def test_a_group_that_loses_its_worker_is_tried_cell_by_cell(tmp_path: Path) -> None:
+    cells = [CellOrder(key, "c", {}, {"tricks": [], "training": {"seed": 0}}, "", {}) for key in ("a" * 16, "b" * 16)]
+    group = replace(cells[0], together=(cells[1].to_dict(),))
+    searcher = CellSearcher(lambda trials: [] if trials else [group], Ledger(tmp_path / LEDGER), None)
+    assert json.loads(searcher.suggest("t")[ORDER])["together"]  # type: ignore[index, call-overload]
+    searcher.on_trial_complete("t", error=True)
+    for key in ("a", "b"):
+        order = CellOrder(**json.loads(searcher.suggest(key)[ORDER]))  # type: ignore[index, call-overload]
+        assert order.key == key * 16
+        assert not order.cells[1:]
 
 
 def test_one_worker_trains_heads_together(folder: Path) -> None:

@@ -299,7 +299,14 @@ class _Run:
     def _record(self, metrics: dict[str, float], diverged: Diverged | None = None) -> None:
         session = self.session
         self.history.append(
-            metrics_line(session.plan, session.global_step, self.losses, metrics, self._seconds(), session.skipped.total)
+            metrics_line(
+                session.plan,
+                session.global_step,
+                self.losses,
+                metrics,
+                seconds=self._seconds(),
+                skipped=session.skipped.total,
+            )
             | ({"loss_scale": session.loss_scale} if self.recipe.training.precision == "fp16" else {})
             | ({"diverged": {"step": diverged.step, "what": diverged.what}} if diverged else {})
         )
@@ -367,7 +374,7 @@ class _Run:
 
 
 def metrics_line(
-    plan: Plan, step: int, losses: Sequence[float], valid: Mapping[str, float], seconds: float, skipped: int = 0
+    plan: Plan, step: int, losses: Sequence[float], valid: Mapping[str, float], *, seconds: float, skipped: int = 0
 ) -> dict[str, Any]:
     """A line of metrics.jsonl.
 

@@ -62,9 +62,7 @@ class Keys:
         heads: whether the study asks for heads that are trained `together`, or `apart`.
     """
 
-    def __init__(
-        self, task: Callable[[Recipe], Task], device: str, workers: int = 1, heads: str = "apart"
-    ) -> None:
+    def __init__(self, task: Callable[[Recipe], Task], device: str, workers: int = 1, heads: str = "apart") -> None:
         self._task = task
         self._device = device
         self._workers = workers

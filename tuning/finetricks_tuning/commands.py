@@ -207,8 +207,8 @@ def _tell_dry_run(study: Study, out: Path | None, as_json: bool, *, address: str
         if groups := [len(group) for group in one.together if len(group) > 1]:
             sizes = ", ".join(map(str, groups))
             console.print(f"trained together: {sum(groups)} cells, in groups of {sizes}", markup=False)
-        for told in one.apart:
-            console.print(told, markup=False)
+        for reason in one.apart:
+            console.print(reason, markup=False)
         if study.design.adaptive:
             console.print(f"{study.design.label}: others follow from the results of these", markup=False)
         if confirm := 2 * study.settings.confirm:

@@ -71,7 +71,11 @@ class DryRun:
             "done": self.done,
             "slots": self.slots,
             "seconds": self.seconds,
-            **({"together": [list(group) for group in self.together], "apart": list(self.apart)} if self.together else {}),
+            **(
+                {"together": [list(group) for group in self.together], "apart": list(self.apart)}
+                if self.together
+                else {}
+            ),
         }
 
 

@@ -62,9 +62,7 @@ class Heads:
         if place not in self._apart:
             reason = "it is put down before its end" if cell.upto < 1 else reason_of_settings(cell.recipe)
             try:
-                self._apart[place] = reason or reason_apart(
-                    cell.recipe, plan_of(cell.recipe, self._task(cell.recipe))
-                )
+                self._apart[place] = reason or reason_apart(cell.recipe, plan_of(cell.recipe, self._task(cell.recipe)))
             except FinetricksError as error:  # the cell itself will tell
                 self._apart[place] = f"its plan cannot be made: {str(error).splitlines()[0]}"
         return self._apart[place]

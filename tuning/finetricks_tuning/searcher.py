@@ -89,7 +89,9 @@ class CellSearcher(Searcher):  # type: ignore[misc]
             self._waiting = self._next_round(self.trials)[::-1]
             if not self._waiting:
                 self.ended = "every cell has a result"
-        if self._waiting and (reason := self._exhausted(self.trials, sum(len(order.cells) for order in self.running.values()), self.slots)):
+        if self._waiting and (
+            reason := self._exhausted(self.trials, sum(len(order.cells) for order in self.running.values()), self.slots)
+        ):
             self._waiting, self.ended = [], reason
         return bool(self._waiting)
 
@@ -139,7 +141,7 @@ class CellSearcher(Searcher):  # type: ignore[misc]
             self._give_up(result[PROBLEM])
         if several and (error or (result or {}).get(ALONE)):  # which of them it was shows when each is alone
             self._waiting += order.cells[::-1]
-        elif not trials or not all([self._record(trial) for trial in trials]):
+        elif not trials or not all(map(self._record, trials)):
             self._waiting.append(order)  # the worker was told to stop before it began, or cannot write
         if not self.running:
             self.release()

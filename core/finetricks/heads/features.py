@@ -36,7 +36,8 @@ class Reading:
     def by_example(self, constant: Tensor, rows: int) -> Tensor:
         """The constant of a batch of `rows` examples, examples first."""
         assert self.axis is not None
-        return constant.unflatten(self.axis, (rows, -1)).movedim(self.axis, 0)
+        parted: Tensor = constant.unflatten(self.axis, (rows, -1))
+        return parted.movedim(self.axis, 0)
 
     def of_batches(self, chosen: Tensor) -> Tensor:
         """The constants of batches, of what `by_example` gave for their examples [batches, examples, ...]."""
@@ -65,6 +66,7 @@ class Features:
         tracked: Sequence[Tensor],
         batch: Batch,
         lengths: Sequence[int],
+        *,
         size: int,
         restore: Callable[[], None],
     ) -> None:
@@ -152,9 +154,7 @@ class Features:
         """The same for the rows from `start` to `end`, one batch that all heads read: without an axis of the heads."""
         return [
             constant if each.axis is None else constant[0]
-            for constant, each in zip(
-                self.constants(torch.arange(start, end)[None]), self.readings, strict=True
-            )
+            for constant, each in zip(self.constants(torch.arange(start, end)[None]), self.readings, strict=True)
         ]
 
     @property
@@ -163,9 +163,7 @@ class Features:
         return [None if each.axis is None else 0 for each in self.readings]
 
 
-def _readings(
-    whole: Sequence[Tensor], back: Sequence[Tensor], fewer: Sequence[Tensor], size: int
-) -> list[Reading]:
+def _readings(whole: Sequence[Tensor], back: Sequence[Tensor], fewer: Sequence[Tensor], size: int) -> list[Reading]:
     """What each constant is, from those of a batch of `size`, of its rows turned round, and without the last one."""
     if not len(whole) == len(back) == len(fewer):
         raise Apart("what the head computes depends on the batch")
@@ -174,8 +172,10 @@ def _readings(
         if one.dim() != less.dim() or one.shape != turned.shape:
             raise Apart("what the head computes depends on the batch")
         axes = [axis for axis in range(one.dim()) if one.shape[axis] != less.shape[axis]]
-        if len(axes) == 1 and one.shape[axes[0]] * (size - 1) == less.shape[axes[0]] * size and _turned(
-            Reading(axes[0]), one, turned, size
+        if (
+            len(axes) == 1
+            and one.shape[axes[0]] * (size - 1) == less.shape[axes[0]] * size
+            and _turned(Reading(axes[0]), one, turned, size)
         ):
             found.append(Reading(axes[0]))
         elif len(axes) <= 1 and _close(one, turned):

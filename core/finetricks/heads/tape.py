@@ -135,7 +135,7 @@ def record(compute: Callable[[], Tensor], tracked: Sequence[Tensor]) -> tuple[Ta
 
 class _Recorder(TorchDispatchMode):
     def __init__(self, tracked: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._slots = {id(tensor): index for index, tensor in enumerate(tracked)}
         self._held: list[Tensor] = list(tracked)  # an identity lasts only as long as its tensor
         self._count = len(tracked)
@@ -179,7 +179,7 @@ class _Recorder(TorchDispatchMode):
         written = _written(func, args, kwargs)
         if any(id(tensor) not in self._slots for tensor in written):
             raise Apart(f"the head writes what it computes into a tensor that is there already ({func})")
-        taken = tree_map(self._taken, (args, kwargs))
+        taken_args, taken_kwargs = tree_map(self._taken, (args, kwargs))
         random = torch.Tag.nondeterministic_seeded in func.tags
         before = torch.get_rng_state() if random else None
         out = func(*args, **kwargs)
@@ -190,7 +190,7 @@ class _Recorder(TorchDispatchMode):
             raise Apart(f"the head, or the loss, looks at a value that it has computed ({func})")
         gives = tuple(self._new_slot(value) if isinstance(value, Tensor) else None for value in outputs)
         writes = tuple(self._slots[id(tensor)] for tensor in written)
-        self._ops.append(Op(func, *taken, gives, writes))
+        self._ops.append(Op(func, taken_args, taken_kwargs, gives, writes))
         return out
 
     def _taken(self, leaf: Any) -> Any:
@@ -221,7 +221,8 @@ class _Recorder(TorchDispatchMode):
             return Constant(numbers[leaf.index]) if _is_constant(leaf) else leaf
 
         kept = tuple(
-            Op(op.function, *tree_map(renumbered, (op.args, op.kwargs)), op.gives, op.writes) for op in reversed(ops)
+            Op(op.function, tree_map(renumbered, op.args), tree_map(renumbered, op.kwargs), op.gives, op.writes)
+            for op in reversed(ops)
         )
         tape = Tape(kept, self._tracked, tuple(self._masks), self._slots[id(result)], len(used))
         return tape, [self._constants[index] for index in used]

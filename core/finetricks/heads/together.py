@@ -110,7 +110,7 @@ class _Group:
     # -- training ----------------------------------------------------------------------------------------
 
     def _train(self, body: Body, members: list[Member]) -> None:
-        with _explained():
+        with _Explained():
             train = self._features(body, members[0], "train")
             size = train.size
             trainable = [
@@ -164,7 +164,7 @@ class _Group:
 
     def _record(self, member: Member, step: int, valid: Mapping[str, float], runs: int) -> None:
         seconds = (time.perf_counter() - self._began) / runs
-        member.history.append(metrics_line(member.plan, step, member.losses, dict(valid), seconds))
+        member.history.append(metrics_line(member.plan, step, member.losses, dict(valid), seconds=seconds))
         member.losses = []
         member.folder.write_metrics(member.history)
 
@@ -191,7 +191,7 @@ class _Group:
         from finetricks.heads.members import _bound, _head_of
 
         _, _, session = _bound(member.recipe, self._task)
-        names, tracked = _head_of(session)
+        _, tracked = _head_of(session)
         with torch.no_grad():
             for tensor, value in zip(tracked, member.head, strict=True):
                 tensor.copy_(value)
@@ -209,16 +209,16 @@ class _Group:
         training = body.recipe.training
         body.model.train(split == "train")
         lengths = [len(ids) for ids in body.splits[split]["input_ids"]]
-        compute: Callable[[Any], Tensor] = (lambda b: self._loss(body, b)) if split == "train" else (
-            lambda b: self._logits(body, b)
+        compute: Callable[[Any], Tensor] = (
+            (lambda b: self._loss(body, b)) if split == "train" else (lambda b: self._logits(body, b))
         )
         return Features(
             compute,
             body.tracked,
             lambda rows, length: self._batch(body, split, rows, length),
             lengths,
-            training.batch_size if split == "train" else training.eval_batch_size,
-            lambda: body.restore(first.head),
+            size=training.batch_size if split == "train" else training.eval_batch_size,
+            restore=lambda: body.restore(first.head),
         )
 
     def _batch(self, body: Body, split: str, rows: Sequence[int], length: int | None = None) -> dict[str, Tensor]:
@@ -280,7 +280,7 @@ class _Group:
                     raise Apart("the gradients of all heads at once are not those of one alone")
 
 
-class _explained:
+class _Explained:
     """Within the block whatever a head does that cannot be taken down, or played for many, keeps the runs apart."""
 
     def __enter__(self) -> None:

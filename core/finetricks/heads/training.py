@@ -116,10 +116,10 @@ class Stacked:
         inner = grad_and_value(loss, has_aux=True)
 
         def swapped(*arguments: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, tuple[Tensor, ...]]]:
-            return inner(*arguments)  # type: ignore[no-any-return]
+            return inner(*arguments)
 
         axes = self._features.axes
-        return vmap(swapped, in_dims=(0, 0, 0, axes))  # type: ignore[no-any-return]
+        return vmap(swapped, in_dims=(0, 0, 0, axes))
 
     def _masks(self, tape: Tape, step: int, micro: int) -> list[Tensor]:
         """The factors of each dropout, drawn for each run from its own stream of the micro-batch."""
@@ -169,7 +169,7 @@ class Stacked:
     def _scored(self, features: Features, start: int, end: int) -> Tensor:
         tape, constants = features.tape(end - start), features.of_all(start, end)
         with torch.no_grad():
-            return vmap(lambda *weights: tape.play(weights, (), constants))(*self._weights)  # type: ignore[no-any-return]
+            return vmap(lambda *weights: tape.play(weights, (), constants))(*self._weights)
 
     def check_scores(self, features: Features, own: Callable[[], Tensor]) -> None:
         """Raise `Apart` where the first two rows' scores are not those of the first run's model."""
