@@ -93,6 +93,7 @@ def test_the_key_says_together(folder: Path) -> None:
     assert keys[0] != keys[1]
 
 
+@pytest.mark.nightly
 def test_what_cannot_be_trained_together_is_trained_apart_and_says_why(folder: Path, tmp_path: Path) -> None:
     asked = study(folder, "task_layers", seeds=2)
     sweep(asked, tmp_path / "study")
