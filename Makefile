@@ -8,19 +8,27 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart test lint nightly survival fuzz clean
+# One more than the cores of a small machine: tests of studies mostly wait.
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+
+.PHONY: quickstart test plugin lint docs nightly survival fuzz clean
 
 quickstart: $(VENV)/.run  ## train with tricks on embedded data, compare them over seeds, write a report
 	$(BIN)/finetricks sweep examples/quickstart.yaml --out runs/quickstart --resume
 
 test: $(VENV)/.dev  ## the tests, in minutes on two cores
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not nightly" -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not nightly" $(WORKERS)
+
+PLUGIN := examples/plugin
+plugin: $(VENV)/.dev  ## the example of a third party's plugin, installed as anyone would
+	$(PIP) --no-deps $(PLUGIN)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 0 -c $(PLUGIN)/pyproject.toml $(PLUGIN)/tests
 
 nightly: $(VENV)/.dev  ## the tests that take longer
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(WORKERS)
 
 survival: $(VENV)/.dev  ## what runs and studies survive, with counts
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 tests/test_input_*.py \
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(WORKERS) tests/test_input_*.py \
 		$(addprefix tests/test_,$(addsuffix .py,kills determinism long_runs storage survival))
 
 SECONDS ?= 600
@@ -33,8 +41,11 @@ lint: $(VENV)/.dev  ## format, lint, types, the import contract
 	$(BIN)/mypy
 	PYTHONPATH=core:plugins:tuning $(BIN)/lint-imports
 
+docs: $(VENV)/.docs  ## the site, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:  ## remove the virtual environment and what runs left
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site
 
 # torch first and alone: its pinned build decides what else is compatible with it.
 $(VENV)/.base: constraints.txt
@@ -53,4 +64,8 @@ $(VENV)/.dev: $(VENV)/.run
 
 $(VENV)/.fuzz: $(VENV)/.dev
 	$(PIP) --editable '.[tune,demo,test,lint,fuzz]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(PIP) --editable '.[tune,demo,test,lint,docs]'
 	@touch $@

@@ -96,7 +96,7 @@ def by_transformers(folder: Path, seeds: int) -> float:
         ),
         train_dataset=splits["train"],
         eval_dataset=splits["valid"],
-        data_collator=DataCollatorWithPadding(task.tokenizer),
+        data_collator=DataCollatorWithPadding(task.tokenizer, pad_to_multiple_of=8),  # as ours pads
     )
     trainer.hyperparameter_search(
         backend="ray",

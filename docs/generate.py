@@ -1,7 +1,9 @@
-"""Write the pages that say what the built-in tricks say of themselves: `python docs/generate.py`.
+"""Write the pages that say what the code says of itself: `python docs/generate.py`.
 
 docs/tricks.md holds the card of every trick, docs/pairs.md the pairs that are refused, docs/machines.md how each trains
-in other ways than fp32 in one process, README.md the table of tricks.
+in other ways than fp32 in one process, README.md the table of tricks; docs/reference/ what the code says of hooks,
+recipes, studies, commands and the Python API. Translated pages get the code and the output
+of those that they translate.
 With `--check` nothing is written; the exit code says whether the pages are as they would be written.
 """
 
@@ -20,7 +22,10 @@ from finetricks.cli.card import card, hooks_in_words, type_in_words
 from finetricks.stack import conflicts
 
 DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS.parent / "tests"))
+sys.path[:0] = [str(DOCS), str(DOCS.parent / "tests")]
+import reference  # noqa: E402
+from blocks import FENCE  # noqa: E402
+
 from modes import EXACT, MODES, REASONS  # noqa: E402
 
 BEGIN, END = "<!-- tricks: docs/generate.py writes what follows -->", "<!-- end of tricks -->"
@@ -52,18 +57,39 @@ def main() -> int:
 
 def written(catalog: Catalog) -> dict[Path, str]:
     """The pages as they should be."""
-    readme = DOCS.parent / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    machines = DOCS / "machines.md"
-    above, rest = machines.read_text().split(BEGIN)
-    below = rest.split(END)[1]
-    return {
+    names = [name for group in grouped(catalog).values() for name in group]
+    pages = {
         DOCS / "tricks.md": tricks_page(catalog),
         DOCS / "pairs.md": pairs_page(catalog),
-        machines: f"{above}{BEGIN}\n{machines_table(catalog)}\n{END}{below}",
-        readme: f"{before}{BEGIN}\n{table(catalog)}\n{END}{after}",
+        DOCS / "reference" / "hooks.md": reference.hooks_page(catalog, names),
+        DOCS / "reference" / "recipe.md": reference.recipe_page(),
+        DOCS / "reference" / "study.md": reference.study_page(),
+        DOCS / "reference" / "commands.md": reference.commands_page(),
+        DOCS / "reference" / "python.md": reference.python_page(),
+        DOCS / "machines.md": _with_part(DOCS / "machines.md", machines_table(catalog)),
+        DOCS.parent / "README.md": _with_part(DOCS.parent / "README.md", table(catalog)),
     }
+    translated = {page: DOCS / page.relative_to(DOCS / "zh") for page in (DOCS / "zh").rglob("*.md")}
+    translated[DOCS.parent / "README.zh.md"] = DOCS.parent / "README.md"
+    return pages | {page: _with_blocks_of(page, pages.get(of) or of.read_text()) for page, of in translated.items()}
+
+
+def _with_blocks_of(page: Path, english: str) -> str:
+    """A translated page with the fenced blocks, and the table of tricks, of the one that it translates."""
+    text = page.read_text()
+    wanted = [block[0] for block in FENCE.finditer(english)]
+    assert len(wanted) == len(FENCE.findall(text)), f"{page} has other blocks than the page that it translates"
+    blocks = iter(wanted)
+    text = FENCE.sub(lambda _: next(blocks), text)
+    if BEGIN not in text:
+        return text
+    part = english.split(BEGIN)[1].split(END, maxsplit=1)[0]
+    return f"{text.split(BEGIN)[0]}{BEGIN}{part}{END}{text.split(END)[1]}"
+
+
+def _with_part(page: Path, part: str) -> str:
+    before, rest = page.read_text().split(BEGIN)
+    return f"{before}{BEGIN}\n{part}\n{END}{rest.split(END)[1]}"
 
 
 def grouped(catalog: Catalog) -> dict[str, list[str]]:
@@ -75,12 +101,14 @@ def grouped(catalog: Catalog) -> dict[str, list[str]]:
     return groups
 
 
-def table(catalog: Catalog) -> str:
+def table(catalog: Catalog, linked: bool = False) -> str:
     lines = ["| trick | hooks | in a sentence |", "|---|---|---|"]
     for names in grouped(catalog).values():
         for name in names:
             found = card(name, catalog)
-            lines.append(f"| `{name}` | {hooks_in_words(found)} | {found['summary']} |")
+            escaped = found["summary"].replace("|", "\\|")
+            shown = f"[`{name}`](#{name})" if linked else f"`{name}`"
+            lines.append(f"| {shown} | {hooks_in_words(found)} | {escaped} |")
     return "\n".join(lines)
 
 
@@ -100,6 +128,7 @@ def machines_table(catalog: Catalog) -> str:
 def tricks_page(catalog: Catalog) -> str:
     parts = ["# The tricks", "The cards of the built-in tricks, as `finetricks show NAME` prints them too."]
     parts.append("Which of them cannot stand together, and why: [pairs.md](pairs.md).")
+    parts.append(table(catalog, linked=True))
     for folder, names in grouped(catalog).items():
         parts.append(f"## {FOLDERS[folder]} (`{folder}`)")
         for name in names:

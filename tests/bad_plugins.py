@@ -68,7 +68,19 @@ def wrapper(name: str, hook: str, statements: str, words: str) -> Bad:
     return Bad(name, f"@hookimpl(wrapper=True)\ndef {hook}(self):\n    {statements}", hook, words)
 
 
-HOOKS = ("data", "build", "init", "param_groups", "freeze", "schedule", "loss", "regularize", "evaluated", "finish")
+HOOKS = (
+    "data",
+    "build",
+    "init",
+    "param_groups",
+    "freeze",
+    "schedule",
+    "loss",
+    "regularize",
+    "after_backward",
+    "evaluated",
+    "finish",
+)
 
 RAISING = [
     case
@@ -147,6 +159,7 @@ GIVING = [
     plain("penalty_is_complex", "regularize", "", "return torch.zeros((), dtype=torch.cfloat)", "torch.complex64"),
     plain("penalty_has_rows", "regularize", "", "return torch.zeros(2)", "shape (2,) instead of a scalar"),
     plain("decides_on_a_number", "evaluated", "", "return 1", "gave 1; it gives a word or None"),
+    plain("decides_on_a_gradient", "after_backward", "", "return 1", "gave 1; it gives a word or None"),
 ]
 
 WRITES = "with torch.no_grad(): MODEL.classifier.weight.add_(1)"
@@ -175,6 +188,7 @@ CHANGING = [
         "schedule_decides", "schedule", "progress", "progress.decisions['x'] = 1", "does not support item assignment"
     ),
     plain("init_replaces", "init", "model", "model.classifier = nn.Linear(16, 3)", "'classifier' in the model"),
+    plain("watching_draws", "after_backward", "", "torch.rand(1)", "the global random state of torch"),
     plain("evaluated_adds", "evaluated", "model", "model.extra = nn.Linear(1, 1)", "'extra' in the model"),
     plain("evaluated_draws", "evaluated", "", "torch.rand(1)", "the global random state of torch"),
     plain(

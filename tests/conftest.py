@@ -38,6 +38,11 @@ def watched() -> Iterator[plans.Watch]:
     assert plans.WATCH.broken == []
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest and mostly waits, so that it is not what the others wait for at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("waits") is None)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Add up what the tests went through: kills, recipes, bytes compared."""
     counted: Counter[str] = Counter()

@@ -6,38 +6,19 @@ A trick without an entry in `CASES` fails the suite.
 from __future__ import annotations
 
 import atexit
-import functools
-import random
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
-import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from torch import Tensor, nn
-from transformers import BertConfig, BertModel, BertPreTrainedModel, PreTrainedTokenizerFast
-from transformers.modeling_outputs import SequenceClassifierOutput
+from torch import nn
 
-import tiny
 from finetricks import Recipe, Session, Task, installed
-from finetricks.distributed import ALONE, Ranks
-from finetricks.layer_pass import without
-from finetricks.lstm import LSTMConfig, LSTMForSequenceClassification
-from finetricks.runner import about, splits_of
 from finetricks.stack import Stack, conflicts
-from finetricks.streams import kept
-from finetricks.tasks.encode import loader, tokenize
+from finetricks.testing.bench import MAX_LENGTH, ROWS, TRAINING, Bench, examples, final, same, tokenizer, train
 
-MAX_LENGTH = 12
-ROWS = 22
+__all__ = ["MAX_LENGTH", "ROWS", "examples", "final", "same", "tokenizer", "train"]
 
 
 def _other_task() -> str:
@@ -73,6 +54,7 @@ class Case:
 
 CASES: dict[str, Case] = {
     "activation": Case({"to": "prelu"}, models=("bert", "bert_and_lstm")),
+    "auto_freeze": Case({"intervals": 3}),
     "auxiliary_lm": Case({"gamma": 0.5}),
     "bi_attention": Case(pairs=True),
     "chain_thaw": Case(),
@@ -124,49 +106,9 @@ CASES: dict[str, Case] = {
 }
 
 
-class BertAndLSTM(BertPreTrainedModel):
-    """An encoder with an LSTM above it: for tricks of either kind side by side."""
-
-    supports_gradient_checkpointing = True
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config)
-        self.bert = BertModel(config, add_pooling_layer=False)
-        self.reader = nn.LSTM(config.hidden_size, 8, batch_first=True, bidirectional=True)
-        self.classifier = nn.Linear(16, config.num_labels)
-        self.loss_type = "ForSequenceClassification"
-        self.post_init()
-
-    def forward(self, input_ids: Tensor, attention_mask: Any = None, labels: Any = None, **more: Any) -> Any:
-        more.pop("num_items_in_batch", None)
-        outputs = self.bert(input_ids, attention_mask, **more)
-        logits = self.classifier(self.reader(outputs.last_hidden_state)[0].mean(1))
-        loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-
-
-def _bert_and_lstm(seed: int = 0) -> nn.Module:
-    config = tiny.bert(blocks=2).config
-    torch.manual_seed(seed)
-    return BertAndLSTM(config)
-
-
-def _lstm(seed: int = 0) -> nn.Module:
-    config = LSTMConfig(vocab_size=50, embedding_size=12, hidden_size=12, num_hidden_layers=2, num_labels=3)
-    torch.manual_seed(seed)
-    return LSTMForSequenceClassification(config)
-
-
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "bert": partial(tiny.bert, blocks=2),
-    "lstm": _lstm,
-    "bert_and_lstm": _bert_and_lstm,
-}
-
-
 def recipe(*names: str, **training: Any) -> Recipe:
     tricks = [{name: values_of(name, *names)} for name in names]
-    return Recipe(tricks=tricks, training={"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "seed": 3} | training)
+    return Recipe(tricks=tricks, training={**TRAINING, **training})
 
 
 def values_of(name: str, *others: str) -> dict[str, Any]:
@@ -176,104 +118,25 @@ def values_of(name: str, *others: str) -> dict[str, Any]:
     return case.values if not with_pairs or case.values_with_pairs is None else case.values_with_pairs
 
 
+def bench_for(*names: str) -> Bench:
+    """A model and a task on which all of the tricks can act."""
+    kinds = CASES[names[0]].models if names else ("bert",)
+    common = [kind for kind in kinds if all(kind in CASES[name].models for name in names)]
+    pairs, long = (any(getattr(CASES[name], need) for name in names) for need in ("pairs", "long"))
+    return Bench(common[0], pairs, long)
+
+
 def model_for(*names: str, seed: int = 0) -> nn.Module:
-    """A model on which all of the tricks can act."""
-    common = [kind for kind in CASES[names[0]].models if all(kind in CASES[name].models for name in names)]
-    with kept():  # the models seed the global state
-        return MODELS[common[0]](seed=seed)
-
-
-@functools.cache
-def tokenizer() -> PreTrainedTokenizerFast:
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(45))]
-    built = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
-    built.pre_tokenizer = Whitespace()
-    built.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=built, mask_token="[MASK]", model_max_length=MAX_LENGTH, padding_side="right", **special
-    )
-
-
-@functools.cache
-def examples(pairs: bool, long: bool) -> datasets.Dataset:
-    """Tokenised texts of 2 to 6 words, or pairs of them; with `long` some have up to 25."""
-    draw = random.Random(0)
-
-    def text() -> str:
-        most = 25 if long and draw.random() < 0.4 else 6 if not pairs else 4
-        return " ".join(f"w{draw.randrange(45)}" for _ in range(draw.randint(2, most)))
-
-    columns = {name: [text() for _ in range(ROWS)] for name in (("first", "second") if pairs else ("text",))}
-    return tokenize(columns, tokenizer(), range(ROWS), [draw.randrange(3) for _ in range(ROWS)])
+    return bench_for(*names).make_model(seed)
 
 
 def task_for(*names: str) -> Task:
-    pairs, long = (any(getattr(CASES[name], need) for name in names) for need in ("pairs", "long"))
-    data = examples(pairs, long)
-    return Task(
-        kind="classification",
-        labels=("a", "b", "c"),
-        splits={"train": data},
-        tokenizer=tokenizer(),
-        model_name="tiny",
-        max_length=MAX_LENGTH,
-        text_columns=("first", "second") if pairs else ("text",),
-        fingerprint="",
-        notes=(),
-    )
+    return bench_for(*names).task()
 
 
-def bound(
-    recipe: Recipe,
-    *names: str,
-    seed: int = 0,
-    init: bool = True,
-    ranks: Ranks = ALONE,
-    device: str = "cpu",
-) -> Session:
+def bound(recipe: Recipe, *names: str, **options: Any) -> Session:
     """`recipe` bound to the model and the task on which the tricks `names` act (by default the recipe's)."""
-    names = names or tuple(name for name, _ in recipe.tricks)
-    task, stack = task_for(*names), recipe.stack()
-    splits, added = splits_of(recipe, task, stack)
-    batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True, added=added)
-    model = model_for(*names, seed=seed) if names else tiny.bert(seed=seed)
-    model = stack.build(model, recipe.streams.init, **about(recipe, task)).to(device)
-    forward = partial(without, added)
-    return recipe.bind(
-        model, batches, build=False, init=init, context=about(recipe, task), forward=forward, ranks=ranks
-    )
-
-
-def train(session: Session, steps: int | None = None) -> list[float]:
-    """The loop of the docs, to its end or up to `steps` steps done; each micro-batch's loss.
-
-    Where a trick decides while training, each epoch's evaluation is worse than the one before.
-    """
-    losses = []
-    session.model.train()
-    for batch in session.batches():
-        loss = session.loss(batch)
-        losses.append(loss.item())
-        session.backward(loss)
-        if session.step() and session.plan.deciders and session.global_step % session.plan.steps_per_epoch == 0:
-            session.evaluated({"accuracy": -session.global_step})
-        if session.global_step == steps:
-            break
-    return losses
-
-
-def final(session: Session) -> dict[str, torch.Tensor]:
-    """Train to the end; the weights that are saved."""
-    train(session)
-    return {name: value.clone() for name, value in session.finish().state_dict().items()}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Whether two models' weights are equal bit for bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return bench_for(*(names or tuple(name for name, _ in recipe.tricks))).bound(recipe, **options)
 
 
 def together() -> list[tuple[str, ...]]:
@@ -284,7 +147,7 @@ def together() -> list[tuple[str, ...]]:
     recipes: list[tuple[str, ...]] = []
     for name in sorted(CASES):
         for number, others in enumerate(recipes):
-            if _suit((*others, name)):
+            if suit((*others, name)):
                 recipes[number] = (*others, name)
                 break
         else:
@@ -292,7 +155,7 @@ def together() -> list[tuple[str, ...]]:
     return recipes
 
 
-def _suit(names: tuple[str, ...]) -> bool:
+def suit(names: tuple[str, ...]) -> bool:
     tricks = [(name, installed().get(name)(**values_of(name, *names))) for name in names]
     common = set.intersection(*(set(CASES[name].models) for name in names))
     freezing = [name for name, trick in tricks if Stack([(name, trick)]).implementing("freeze") and name != "full"]

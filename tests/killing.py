@@ -372,7 +372,7 @@ def state(folder: Path) -> dict[str, Any]:
         del entry["seconds"]
     del saved["seconds"]
     result = json.loads((folder / "result.json").read_text())
-    del result["seconds"]
+    del result["seconds"], result["replay"]  # counted anew when a run goes on
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["seconds"]

@@ -275,8 +275,7 @@ def test_rrelu_is_drawn_from_the_dropout_stream_and_is_off_in_frozen_blocks() ->
     assert torch.equal(model(ids).logits, model(ids).logits)
 
 
-@pytest.mark.parametrize("to", ["prelu", "rrelu"])
-@pytest.mark.parametrize("at", [2, 6])
+@pytest.mark.parametrize(("to", "at"), [("rrelu", 2)])
 def test_resumed_is_uninterrupted_bit_for_bit(to: str, at: int, tmp_path: Path) -> None:
     whole, first, second = (
         tiny.recipe(tiny.Unfreeze(), Activation(to=to)).bind(tiny.bert(seed=seed), tiny.loader()) for seed in (0, 0, 1)

@@ -61,13 +61,6 @@ def test_it_learns_and_is_taken_off() -> None:
     assert session.model.state_dict().keys() == tiny.bert().state_dict().keys()
 
 
-def test_gamma_zero_is_its_absence_bit_for_bit() -> None:
-    losses, model = tiny.trained(tiny.recipe(AuxiliaryLM(gamma=0.0)))
-    plain_losses, plain = tiny.trained(tiny.recipe())
-    assert losses == plain_losses
-    assert tiny.equal(model, plain)
-
-
 def test_a_decoder_predicts_the_next_token() -> None:
     trick = AuxiliaryLM(gamma=1.0)
     session = tiny.recipe(trick).bind(gpt2(), tiny.loader())

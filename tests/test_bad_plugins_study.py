@@ -20,6 +20,8 @@ from finetricks_tuning.study import Study
 from finetricks_tuning.summary import Summary
 from finetricks_tuning.sweep import sweep
 
+pytestmark = pytest.mark.waits
+
 ONE_OF_EACH = [RAISING[-1], ODD[0], GIVING[0], CHANGING[2], IMPURE[0]]
 DIVERGING = [case for case in GIVING if "not finite" in case.words][:1]
 HANGING = [plain("hangs", "regularize", "", "time.sleep(1000)", "took longer than cell_minutes allows")]

@@ -173,6 +173,7 @@ def test_list_shows_the_tricks_and_where_they_come_from(cli: Cli, here: Path, mo
         "hooks": ["freeze", "loss"],
         "wraps": ["loss"],
         "from": str(here / "tricks.py"),
+        "written_for": None,
     }
     assert tricks["stlr"]["from"] == f"finetricks {__version__}"
     table = cli("list", "--plugin", "tricks.py").out
@@ -242,6 +243,9 @@ def test_check_says_what_a_recipe_would_train(cli: Cli, here: Path) -> None:
             "tricks": "fall, from_top",
             "training": "2 epochs, batches of 8, learning rate 0.01, seed 0",
             "steps": "12, 6 an epoch",
+            # By hand: 6 steps x 2 frozen blocks, then 6 x (1 frozen + 3 live); the second epoch finds block.0.
+            "replay": "Replay leaves out 6 of 36 block passes of training (forward 1, backward 2): 1.2x, "
+            "in 1 MiB at the most",
         },
         # One layer an epoch: of four layers two are reached in two epochs.
         "warnings": ["2 of 4 layers never thaw within the 12 steps: embeddings, block.0"],
@@ -349,7 +353,10 @@ def test_explain_as_json_is_the_plan(cli: Cli, here: Path) -> None:
     ]
 
 
-def test_explain_prints_tables_and_draws_the_picture(cli: Cli, here: Path, tmp_path: Path) -> None:
+def test_explain_prints_tables_and_draws_the_picture(
+    cli: Cli, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     picture = tmp_path / "plan.svg"
     answer = cli("explain", "recipe.yaml", "--plugin", "tricks.py", "--set", "training.epochs=4", "--out", picture)
     assert answer.code == 0

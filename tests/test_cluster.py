@@ -21,6 +21,8 @@ from finetricks_tuning.summary import LEDGER
 from finetricks_tuning.sweep import sweep
 from recorded import EVERY, STEPS, Run, alive, equals_undisturbed, hold_of, may_mount, runs_of, study, wait_until
 
+pytestmark = pytest.mark.waits
+
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 DEAD_AFTER_A_SECOND = {

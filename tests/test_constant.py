@@ -27,10 +27,9 @@ def test_by_default_it_is_the_base_rate_throughout() -> None:
     assert tiny.equal(tiny.trained(tiny.recipe(Constant()))[1], without)
 
 
-def test_a_smaller_rate_at_the_beginning_changes_the_result() -> None:
+def test_the_rate_is_smaller_for_the_first_epochs() -> None:
     recipe = tiny.recipe(Constant(factor=0.5, total_iters=1))
     assert recipe.bind(tiny.bert(), tiny.loader()).plan.schedule == (0.5,) * 6 + (1.0,) * 6
-    assert not tiny.equal(tiny.trained(recipe)[1], tiny.trained(tiny.recipe())[1])
 
 
 def test_it_owns_the_schedule() -> None:

@@ -18,6 +18,8 @@ from finetricks_tuning.summary import Summary, summary_of
 from finetricks_tuning.sweep import sweep
 from finetricks_tuning.sweep_each import sweep_each
 
+pytestmark = pytest.mark.waits
+
 # -- how it is written -----------------------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ from finetricks.cli import main
 from finetricks.determinism import CUBLAS, Facts, not_deterministic, record
 from finetricks.runner import run
 from finetricks.tasks import load_task
+from finetricks.tasks.encode import loader
 
 TOGETHER = every.together()
 
@@ -110,7 +111,7 @@ def drawn(**seeds: int) -> dict[str, Any]:
     session = every.bound(recipe, *SEVERAL, seed=recipe.streams.init)
     weights = {name: value.clone() for name, value in session.model.state_dict().items()}
     order = [batch["input_ids"].tolist() for batch in session._order.epoch(0)]
-    fixed = next(iter(every.loader(every.task_for(*SEVERAL).splits["train"], every.tokenizer(), 4)))
+    fixed = next(iter(loader(every.task_for(*SEVERAL).splits["train"], every.tokenizer(), 4)))
     masks: list[torch.Tensor] = []
     for module in session.model.modules():
         if isinstance(module, nn.Dropout):

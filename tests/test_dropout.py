@@ -210,20 +210,6 @@ def test_a_resolved_recipe_is_read_again() -> None:
     assert Dropout(**trick.model_dump()) == trick
 
 
-@pytest.mark.parametrize("at", [2, 6])
-def test_resumed_is_uninterrupted_bit_for_bit(at: int, tmp_path: Path) -> None:
-    trick = Dropout(p=0.3, layers={"block.0": 0})
-    whole, first, second = (
-        tiny.recipe(tiny.Unfreeze(), trick).bind(tiny.bert(seed=seed), tiny.loader()) for seed in (0, 0, 1)
-    )
-    tiny.train(whole)
-    tiny.train(first, steps=at)
-    torch.save(first.state_dict(), tmp_path / "state.pt")
-    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    tiny.train(second)
-    assert tiny.equal(second.model, whole.model)
-
-
 def test_the_model_is_saved_as_a_plain_one(tmp_path: Path) -> None:
     assert not Stack([("dropout", Dropout(p=0.3))]).changes_structure
     model = dropping(small("modernbert"), p=0.3)  # where it puts dropouts in the place of identities

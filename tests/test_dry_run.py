@@ -25,6 +25,8 @@ from finetricks_tuning.probe import Cost, probe
 from finetricks_tuning.study import Study
 from finetricks_tuning.sweep import sweep
 
+pytestmark = pytest.mark.waits
+
 PLUGIN = Path(__file__).parent / "sweep_tricks.py"
 CATALOG = installed().with_file(PLUGIN)
 STUDY = """\

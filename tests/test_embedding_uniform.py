@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from pydantic import ValidationError
@@ -84,23 +82,6 @@ def test_it_draws_from_its_own_stream() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-
-
-def test_it_changes_the_result() -> None:
-    plain, uniform = (tiny.trained(tiny.recipe(*t))[1] for t in ([], [EmbeddingUniform(modules="all")]))
-    assert not tiny.equal(plain, uniform)
-
-
-def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
-    recipe = tiny.recipe(EmbeddingUniform(modules="all"))
-    whole, first = (recipe.bind(tiny.bert(), tiny.loader()) for _ in range(2))
-    second = recipe.bind(tiny.bert(seed=1), tiny.loader(), init=False)
-    tiny.train(whole)
-    tiny.train(first, steps=4)
-    torch.save(first.state_dict(), tmp_path / "state.pt")
-    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    tiny.train(second)
-    assert tiny.equal(second.model, whole.model)
 
 
 @pytest.mark.parametrize("values", [{"range": 0}, {"range": -0.1}, {"range": float("inf")}, {"modules": "head"}])

@@ -4,7 +4,6 @@ import logging
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -344,27 +343,6 @@ def test_blocks_of_torchs_own_encoder() -> None:
 # ----------------------------------------------------------------------------------------------------
 # In a run
 # ----------------------------------------------------------------------------------------------------
-
-
-def test_it_changes_the_result_and_without_epochs_it_is_absent_bit_for_bit() -> None:
-    plain, neutral, acting = (
-        tiny.trained(tiny.recipe(*tricks))[1]
-        for tricks in ([], [GreedyPretraining(epochs=0)], [GreedyPretraining(epochs=1)])
-    )
-    assert tiny.equal(neutral, plain)
-    assert not tiny.equal(acting, plain)
-
-
-def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
-    recipe = tiny.recipe(GreedyPretraining(**QUICK))
-    whole, first = (recipe.bind(tiny.bert(), tiny.loader()) for _ in range(2))
-    second = recipe.bind(tiny.bert(seed=1), tiny.loader(), init=False)
-    tiny.train(whole)
-    tiny.train(first, steps=4)
-    torch.save(first.state_dict(), tmp_path / "state.pt")
-    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    tiny.train(second)
-    assert tiny.equal(second.model, whole.model)
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from finetricks_tuning.summary import LEDGER
 from finetricks_tuning.sweep import sweep
 from recorded import runs_of, study
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -80,7 +80,8 @@ def idle(name: str, names: Sequence[str]) -> str | None:
         return "only layers at the base rate train"
     if name in FREEZING and FREEZING & {*names} - {name}:
         return "another freezes all that it would"
-    return None
+    alone = name != "auto_freeze" or len(names) == 1
+    return None if alone else "beside others it may find nothing that has stopped learning"
 
 
 @functools.cache
@@ -153,6 +154,7 @@ def survives(run: Run, kinds: Sequence[Kind], folder: Path, draw: random.Random,
 # -- every trick -----------------------------------------------------------------------------------------
 
 STAGES: dict[str, set[str]] = {
+    "auto_freeze": {"frozen", "training"},
     "chain_thaw": {"frozen", "just thawed"},
     "feature_based": {"frozen"},
     "further_pretraining": {"pretraining", "training"},

@@ -47,11 +47,6 @@ def test_it_changes_training_and_weights_shrink() -> None:
     assert size(shrunk) < size(plain)
 
 
-def test_without_strength_it_is_absent_bit_for_bit() -> None:
-    plain, neutral = (tiny.trained(tiny.recipe(*tricks))[1] for tricks in ([], [L1(strength=0)]))
-    assert tiny.equal(plain, neutral)
-
-
 def test_a_layer_that_does_not_exist_is_refused_before_training() -> None:
     with pytest.raises(InputError, match=r"l1.layers: the model has no layer 'block.7'.*it has embeddings, block.0"):
         bound(layers=["head", "block.7"])

@@ -52,11 +52,6 @@ def test_frozen_parameters_are_left_out() -> None:
     assert session.penalty() is None  # only the head trains
 
 
-def test_without_strength_it_is_absent_bit_for_bit() -> None:
-    plain, neutral = (tiny.trained(tiny.recipe(*tricks))[1] for tricks in ([], [L2(strength=0)]))
-    assert tiny.equal(plain, neutral)
-
-
 def test_a_layer_that_does_not_exist_is_refused_before_training() -> None:
     with pytest.raises(InputError, match=r"l2.layers: the model has no layer 'heat' \(did you mean 'head'\?\)"):
         bound(layers=["heat"])

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -78,19 +76,6 @@ def test_the_start_is_kept_in_the_checkpoint() -> None:
     kept = session.state_dict()["own"][0]["tricks"]["l2_sp"]
     assert set(kept) == {name for name, _ in session.model.named_parameters()} - set(NEW)
     assert all(torch.equal(value, start[name]) for name, value in kept.items())
-
-
-@pytest.mark.parametrize("at", [2, 6])
-def test_resumed_is_uninterrupted_bit_for_bit(at: int, tmp_path: Path) -> None:
-    whole, first, second = (
-        tiny.recipe(tiny.Unfreeze(), L2SP(alpha=0.5)).bind(tiny.bert(seed=seed), tiny.loader()) for seed in (0, 0, 1)
-    )
-    tiny.train(whole)
-    tiny.train(first, steps=at)
-    torch.save(first.state_dict(), tmp_path / "state.pt")
-    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    tiny.train(second)
-    assert tiny.equal(second.model, whole.model)
 
 
 def test_one_pull_can_be_off_and_without_both_it_is_absent() -> None:

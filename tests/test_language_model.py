@@ -23,7 +23,7 @@ from transformers import (
 
 import tiny
 from finetricks import Context, DataError, InputError
-from finetricks_plugins.language_model.cache import Entry, cache_folder, key_of
+from finetricks_plugins.language_model.cache import Entry, key_of
 from finetricks_plugins.language_model.head import TiedHead
 from finetricks_plugins.language_model.model import OwnHead, WithTiedHead, language_model
 from finetricks_plugins.language_model.objective import is_causal, objective_of
@@ -307,17 +307,6 @@ def test_the_rate_rises_over_the_warm_up_and_falls_to_zero() -> None:
 
 
 # -- cache -----------------------------------------------------------------------------------------------
-
-
-def test_where_the_cache_is(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("FINETRICKS_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("FINETRICKS_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "finetricks"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "finetricks"
 
 
 def test_the_key_is_made_of_weights_structure_facts_and_what_is_trained() -> None:

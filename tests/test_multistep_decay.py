@@ -30,12 +30,6 @@ def test_the_plan_falls_at_the_milestone() -> None:
     assert plan.schedule == (1.0,) * 4 + (0.5,) * 8
 
 
-def test_it_changes_the_result_and_gamma_1_does_not() -> None:
-    without = tiny.trained(tiny.recipe())[1]
-    assert not tiny.equal(tiny.trained(tiny.recipe(MultiStepDecay(milestones=[1])))[1], without)
-    assert tiny.equal(tiny.trained(tiny.recipe(MultiStepDecay(milestones=[1], gamma=1.0)))[1], without)
-
-
 @pytest.mark.parametrize("values", [{"milestones": []}, {"milestones": [0]}, {"gamma": 0}, {"gamma": 2}])
 def test_values_out_of_range_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

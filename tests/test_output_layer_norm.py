@@ -82,10 +82,6 @@ def test_it_belongs_to_the_head_and_trains(kind: str) -> None:
     assert session.stack.changes_structure
 
 
-def test_it_changes_the_result() -> None:
-    assert tiny.trained(tiny.recipe(OutputLayerNorm()))[0] != tiny.trained(tiny.recipe())[0]
-
-
 @pytest.mark.parametrize("other", [ConcatPooling(), LayerPooling(layers="all", combine="concat")])
 def test_the_order_beside_tricks_that_replace_the_head_changes_nothing(other: Trick) -> None:
     orders = itertools.permutations((OutputLayerNorm(), other))

@@ -110,6 +110,9 @@ def test_stages_cover_the_run_and_name_what_is_frozen() -> None:
     ]
     assert plan.progress(3).stage == plan.stages[1]
     assert plan.stage_at(99) == plan.stages[2]
+    for step in range(plan.total_steps):
+        stage = plan.stage_at(step)
+        assert stage.start <= step < stage.end
 
 
 def test_layers_that_never_thaw_are_warned_of() -> None:
@@ -148,6 +151,7 @@ def test_json_has_the_designed_shape() -> None:
         "learning_rate",
         "stages",
         "decided_while_training",
+        "replay",
     }
     assert set(data["groups"][0]) == {"name", "layer", "parameters", "lr_factor", "weight_decay", "set_by"}
     assert data["learning_rate"]["head"] == pytest.approx([0.1 * (6 - step) / 6 for step in range(6)])

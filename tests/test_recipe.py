@@ -209,3 +209,11 @@ def test_a_file_that_a_trick_names_is_relative_to_the_recipe(tmp_path: Path) -> 
     assert input_files(Recipe.load(path, catalog=catalog).tricks[0][1]) == [str(tmp_path / "text.txt")]
     (tmp_path / "text.txt").unlink()
     assert Recipe(tricks=resolved["tricks"], catalog=catalog).tricks  # read again to load a run: it may be gone
+
+
+def test_groups_of_like_length_have_an_order_of_their_own() -> None:
+    with pytest.raises(RecipeError, match="training.group_by_length.*not with streams: none.*use streams: derived"):
+        Recipe(training={"group_by_length": True, "streams": "none"})
+    for grouped, strategy in ((True, "group_by_length"), (False, "random")):
+        recipe = Recipe(training={"group_by_length": grouped})
+        assert recipe.training_arguments("out", use_cpu=True).train_sampling_strategy == strategy

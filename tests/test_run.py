@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -53,7 +54,7 @@ def test_the_folder_holds_what_is_promised(folder: Path, tmp_path: Path) -> None
     result = run(recipe_in(folder), tmp_path / "run", on_progress=lambda *event: seen.append(event))
     out = tmp_path / "run"
     written = json.loads((out / "result.json").read_text())
-    assert set(written) == {"valid", "test", "seconds", "steps", "notes", "decisions"}
+    assert set(written) == {"valid", "test", "seconds", "steps", "notes", "decisions", "replay"}
     assert written["valid"] == result.valid
     assert 0 < written["seconds"] < 60
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -70,6 +71,75 @@ def test_the_folder_holds_what_is_promised(folder: Path, tmp_path: Path) -> None
     assert not (out / "checkpoints").exists()
     assert [event[0] for event in seen] == list(range(1, result.steps + 1))
     assert [event[2] is not None for event in seen].count(True) == 2
+
+
+class Shapes(Trick):
+    """Notes the length of every batch that the model is given."""
+
+    seen: ClassVar[list[int]] = []
+
+    @hookimpl
+    def build(self, model: torch.nn.Module, context: Context) -> torch.nn.Module:
+        model.register_forward_pre_hook(
+            lambda _, __, given: self.seen.append(given["input_ids"].shape[1]), with_kwargs=True
+        )
+        return model
+
+
+@pytest.mark.parametrize(
+    ("training", "lengths"), [({}, {8, 16}), ({"max_length": 10}, {8, 10}), ({"pad_to_multiple_of": 1}, {6, 7, 8, 9})]
+)
+def test_batches_are_rounded_up_in_training_and_evaluation(folder: Path, tmp_path: Path, training, lengths) -> None:
+    """The texts have 6 to 9 tokens, with the special ones."""
+    with_room = {"epochs": 1, "batch_size": 1, "eval_batch_size": 1} | training
+    Shapes.seen.clear()
+    run(recipe_in(folder, [Shapes()], **with_room), tmp_path / "run")
+    assert set(Shapes.seen) == lengths
+    Shapes.seen.clear()
+    predict(tmp_path / "run", folder / "test.csv", catalog=installed().with_classes([Shapes]))
+    assert set(Shapes.seen) == {max(lengths)}  # one batch
+
+
+class Order(Trick):
+    """Notes which examples each batch holds, by their rows in the file."""
+
+    seen: ClassVar[list[list[int]]] = []
+
+    @hookimpl
+    def data(self, dataset: Any) -> Any:
+        return dataset.add_column("row", dataset["example_id"][:])
+
+    @hookimpl(wrapper=True)
+    def loss(self, batch: Any):
+        self.seen.append(batch["row"].tolist())
+        return (yield)
+
+
+def test_groups_of_like_length_are_those_of_the_texts_whatever_cuts_them(folder: Path, tmp_path: Path) -> None:
+    orders = []
+    for number, (tricks, training) in enumerate(
+        [([], {}), (["head_tail"], {"max_length": 6}), ([], {"max_length": 7}), ([], {"group_by_length": False})]
+    ):
+        Order.seen.clear()
+        recipe = recipe_in(folder, [*tricks, Order()], **{"group_by_length": True, "batch_size": 4} | training)
+        run(recipe, tmp_path / str(number), save_model=False)
+        orders.append([*Order.seen])
+    assert orders[0] == orders[1] == orders[2] != orders[3]
+    words = [len(line.split()) for line in (folder / "train.csv").read_text().splitlines()[1:]]
+    one_length, mixed = ([len({words[row] for row in rows}) for rows in order] for order in (orders[0], orders[3]))
+    assert sum(one_length) < 0.85 * sum(mixed)  # of stretches of two batches, 60 texts being few
+
+
+def test_a_grouped_run_is_resumed_within_an_epoch(folder: Path, tmp_path: Path) -> None:
+    recipe = recipe_in(folder, group_by_length=True, batch_size=4, accumulation=2, epochs=2)
+    whole = run(recipe, tmp_path / "whole")
+    run(recipe, tmp_path / "parts", upto=0.3)
+    run(recipe, tmp_path / "parts", resume=True)
+    assert (
+        files_of(tmp_path / "parts")["model/model.safetensors"]
+        == files_of(tmp_path / "whole")["model/model.safetensors"]
+    )
+    assert whole.steps % 2 == 0 != math.ceil(0.3 * whole.steps) % (whole.steps // 2)  # within an epoch
 
 
 def test_the_model_is_loaded_without_finetricks_and_scores_the_same(folder: Path, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from finetricks_tuning.strategies import Results
 from finetricks_tuning.study import Study
 from finetricks_tuning.sweep import sweep
 
+pytestmark = pytest.mark.waits
+
 RECIPE = {"model": "minilm", "data": {"train": "stdlib_docstrings"}, "training": {"learning_rate": 1e-4}}
 RATE = {"training.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}}
 RATIO = {"stlr": {"ratio": {"low": 2.0, "high": 64.0, "log": True}}}

@@ -39,6 +39,8 @@ from finetricks_tuning.study import Study
 from finetricks_tuning.summary import LEDGER, Summary, summary_of
 from finetricks_tuning.sweep import sweep
 
+pytestmark = pytest.mark.waits
+
 PICKLES = ("model/training_args.bin", "model/optimizer.pt", "model/model.pkl", "checkpoints.pkl", "tuner.pkl")
 OF_RAY = ("tuner.pkl", "trainable.pkl", "searcher-state-x.pkl", "search_gen_state-x.json", "experiment_state-x.json")
 

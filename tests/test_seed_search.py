@@ -16,6 +16,8 @@ from finetricks_tuning.expected_maximum import expected_maximum
 from finetricks_tuning.study import Study
 from finetricks_tuning.sweep import sweep
 
+pytestmark = pytest.mark.waits
+
 DROPPED = ["linear_decay", {"dropout": {"p": 0.3}}]
 
 

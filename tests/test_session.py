@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import tiny
 from finetricks import (
@@ -28,10 +29,12 @@ from finetricks import (
     Progress,
     Recipe,
     Session,
+    Step,
     Trick,
     hookimpl,
     libraries,
 )
+from finetricks.freezing import Freezing
 
 
 class LayerRates(Trick):
@@ -651,3 +654,101 @@ def test_what_tricks_are_told_can_be_copied_and_pickled() -> None:
     for twin in (copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
         assert twin(progress) == progress
         assert twin(session.layers) == session.layers
+
+
+def test_a_step_does_nothing_to_the_layers_where_the_plan_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    applied: list[tuple[int, frozenset[str]]] = []
+    session = tiny.recipe(tiny.Unfreeze(), epochs=3).bind(tiny.bert(), tiny.loader())
+    own = Freezing.apply
+    monkeypatch.setattr(
+        Freezing, "apply", lambda self, frozen: (applied.append((session.global_step, frozen)), own(self, frozen))[1]
+    )
+    tiny.train(session)
+    assert applied == [(stage.start, stage.frozen) for stage in session.plan.stages]
+
+
+class Derives(Trick):
+    """Counts how often it asks for what it needs once."""
+
+    @hookimpl
+    def regularize(self, step: Step) -> None:
+        MADE.append(step.once(self, object))
+
+
+MADE: list[object] = []
+
+
+def test_what_a_trick_derives_once_is_made_once_a_session() -> None:
+    MADE.clear()
+    for _ in range(2):
+        tiny.train(tiny.recipe(Derives(), epochs=1).bind(tiny.bert(), tiny.loader()))
+    assert len(MADE) == 12
+    assert [MADE.count(made) for made in dict.fromkeys(MADE)] == [6, 6]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_session_clips_as_torch_does(accumulation: int) -> None:
+    session = tiny.recipe(epochs=1, accumulation=accumulation, clip=0.01).bind(tiny.bert(dropout=0.0), tiny.loader())
+    for batch in itertools.islice(session.batches(), accumulation):
+        session.backward(session.loss(batch))
+        twin = copy.deepcopy(session.model)
+        for parameter, copied in zip(session.model.parameters(), twin.parameters(), strict=True):
+            copied.grad = parameter.grad.clone()
+        seen: list[torch.Tensor] = []
+        hook = session.optimizer.register_step_pre_hook(
+            lambda *_, seen=seen: seen.extend(p.grad.clone() for p in session.model.parameters())
+        )
+        session.step()
+        hook.remove()
+    norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.01)
+    assert norm > 0.01
+    assert torch.equal(session.grad_norm, norm)
+    assert len(seen) == len(list(twin.parameters()))
+    assert all(torch.equal(one, other.grad) for one, other in zip(seen, twin.parameters(), strict=True))
+
+
+# -- examples of like length together ------------------------------------------------------------------------
+
+
+def uneven() -> list[dict[str, Any]]:
+    return [{**row, "input_ids": row["input_ids"][: 2 + number % 6]} for number, row in enumerate(tiny.rows())]
+
+
+def padded(rows: Any) -> dict[str, torch.Tensor]:
+    ids = [torch.as_tensor(row["input_ids"]) for row in rows]
+    batch = {"input_ids": nn.utils.rnn.pad_sequence(ids, batch_first=True)}
+    return batch | {"labels": torch.tensor([row["labels"] for row in rows])}
+
+
+def grouped(rows: Any, **options: Any) -> Session:
+    loader = DataLoader(rows, batch_size=4, shuffle=True, collate_fn=padded)
+    return tiny.recipe(group_by_length=True).bind(tiny.bert(), loader, **options)
+
+
+def test_lengths_are_taken_from_the_examples_or_given() -> None:
+    columns = {name: [row[name] for row in uneven()] for name in ("input_ids", "labels")}
+    sets = [grouped(uneven()), grouped(datasets.Dataset.from_dict(columns))]
+    sets.append(grouped(Subset(uneven(), range(tiny.ROWS)), lengths=[2 + number % 6 for number in range(tiny.ROWS)]))
+    first, *others = ([batch["input_ids"] for batch in itertools.islice(s._order.epoch(0), 6)] for s in sets)
+    assert first[0].shape == (4, 7)  # the longest
+    assert [len(ids) for ids in first] == [4] * 5 + [2]
+    assert all(torch.equal(one, other) for order in others for one, other in zip(first, order, strict=True))
+    losses = tiny.train(sets[0])
+    assert losses == tiny.train(sets[1])
+
+
+def test_lengths_that_are_not_known_are_asked_for() -> None:
+    with pytest.raises(FinetricksError, match=r"lengths of the examples are not known; give lengths=\[...\]"):
+        grouped(Subset(uneven(), range(tiny.ROWS)))
+
+
+def test_a_grouped_run_goes_on_within_an_epoch_and_only_in_its_own_order() -> None:
+    whole, first, second = (grouped(uneven()) for _ in range(3))
+    losses = tiny.train(whole)
+    begun = tiny.train(first, steps=2)
+    second.load_state_dict(first.state_dict())
+    assert begun + tiny.train(second) == losses
+    assert tiny.equal(second.model, whole.model)
+    other = grouped(uneven(), lengths=range(tiny.ROWS))
+    with pytest.raises(CheckpointError, match="group_by_length: by lengths"):
+        other.load_state_dict(first.state_dict())

@@ -28,12 +28,6 @@ def test_the_plan_falls_between_epochs() -> None:
     assert plan.schedule == (1.0,) * 6 + (0.5,) * 6
 
 
-def test_it_changes_the_result_and_gamma_1_does_not() -> None:
-    without = tiny.trained(tiny.recipe())[1]
-    assert not tiny.equal(tiny.trained(tiny.recipe(StepDecay(step_size=1)))[1], without)
-    assert tiny.equal(tiny.trained(tiny.recipe(StepDecay(step_size=1, gamma=1.0)))[1], without)
-
-
 @pytest.mark.parametrize("values", [{"step_size": 0}, {"gamma": 0}, {"gamma": 1.1}, {"by": "batch"}])
 def test_values_out_of_range_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from finetricks.streams import Streams, child, seeded
@@ -38,3 +39,15 @@ def test_seeding_a_block_leaves_the_callers_state_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
     with seeded(7):
         assert torch.equal(torch.rand(3), inside)
+
+
+def test_a_seeded_block_draws_what_torch_draws_and_an_error_puts_the_state_back_too() -> None:
+    with seeded(7):
+        inside = torch.rand(3)
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="out"), seeded(7):
+        raise ValueError("out")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(7)
+    assert torch.equal(torch.rand(3), inside)
+    assert child(7, "dropout", 3) == 8982768760139921539  # the streams of runs that are recorded

@@ -34,6 +34,8 @@ from recorded import (
     wait_until,
 )
 
+pytestmark = pytest.mark.waits
+
 PROGRAM = "import sys; from finetricks.cli import main; sys.exit(main(sys.argv[1:]))"
 
 

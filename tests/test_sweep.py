@@ -32,6 +32,8 @@ from finetricks_tuning.study import Study
 from finetricks_tuning.summary import Summary
 from finetricks_tuning.sweep import sweep
 
+pytestmark = pytest.mark.waits
+
 PLUGIN = Path(__file__).parent / "sweep_tricks.py"
 SEEDS = 3
 

@@ -18,6 +18,8 @@ from finetricks_tuning.manifest import Manifest
 from finetricks_tuning.summary import LEDGER, summarise
 from recorded import PLUGIN, study_dict
 
+pytestmark = pytest.mark.waits
+
 PROGRAM = "import sys; from finetricks.cli import main; sys.exit(main(sys.argv[1:]))"
 
 DECIDING: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from finetricks.errors import DataError
-from finetricks.tasks.encode import encode_rows, loader, tokenize, truncate
+from finetricks.tasks.encode import Padding, encode_rows, loader, tokenize, truncate
 from finetricks.tasks.models import load_tokenizer, resolve_model
 from finetricks.tasks.table import Table
 
@@ -141,6 +141,27 @@ def test_batches_are_padded_to_their_longest(minilm, labels, dtype, shape) -> No
     assert first["input_ids"][0].tolist()[2:] == [SEP, minilm.pad_token_id, minilm.pad_token_id]
     assert (first["labels"].dtype, tuple(first["labels"].shape)) == (dtype, shape)
     assert first["labels"].tolist() == labels[:2]
+
+
+@pytest.mark.parametrize(
+    ("padding", "longest", "length"),
+    [
+        (Padding(), 5, 5),
+        (Padding(8), 5, 8),
+        (Padding(8), 8, 8),
+        (Padding(8), 9, 16),
+        (Padding(8, limit=12), 9, 12),  # no longer than the model is given
+        (Padding(8, limit=12), 12, 12),
+        (Padding(8, limit=12), 13, 13),  # a trick bounds the length; nothing is rounded up
+        (Padding(64, limit=12), 3, 12),
+    ],
+)
+def test_a_length_is_rounded_up_but_not_beyond_the_limit(minilm, padding, longest, length) -> None:
+    assert padding.length(longest) == length
+    dataset = tokenize({"text": ["a", " ".join("a" * (longest - 2))]}, minilm, [0, 1], labels=[0, 1])
+    (batch,) = loader(dataset, minilm, 2, padding=padding)
+    assert batch["input_ids"].shape == batch["token_type_ids"].shape == (2, length)
+    assert batch["attention_mask"].sum(dim=1).tolist() == [3, longest]
 
 
 def test_a_loader_shuffles_when_asked(minilm) -> None:

@@ -67,3 +67,18 @@ def test_a_package_that_is_not_installed_is_left_out_and_named(library) -> None:
 def test_an_installation_without_sources_is_refused(tmp_path) -> None:
     with pytest.raises(DataError, match=r"no source of alpha, beta in .*; name a data file instead"):
         stdlib_docstrings(["alpha", "beta"], tmp_path)
+
+
+def test_what_is_defined_within_other_statements_is_found_in_the_order_of_depth(tmp_path) -> None:
+    def told(name: str, indent: str) -> str:
+        return f'{indent}def {name}():\n{indent}    """The function {name} {"x" * 40}."""\n'
+
+    (tmp_path / "beta.py").write_text(f'"""Beta {"b" * 40}."""\n')
+    (tmp_path / "alpha.py").write_text(
+        "try:\n" + told("a", "    ") + "except ImportError:\n" + told("b", "    ") + "else:\n" + told("c", "    ")
+        + "match 1:\n    case 1:\n" + told("d", "        ") + "if 1:\n    with 2:\n" + told("e", " " * 8)
+        + told("f", "")
+    )  # fmt: skip
+    table, _ = stdlib_docstrings(["alpha", "beta"], tmp_path)
+    # ast.walk's order: by depth, where a handler and a case are a level of their own.
+    assert [text.split()[2] for text in table.columns["text"][:-1]] == ["f", "a", "c", "b", "d", "e"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 import torch
@@ -318,3 +319,24 @@ def test_a_model_that_does_not_exist(csv) -> None:
         load_task("no-such-model", data)
     with pytest.raises(InputError, match="no model folder /no/such/folder"):
         load_task("/no/such/folder", data)
+
+
+def test_another_length_shares_the_tokens(model, csv) -> None:
+    task = load_task(model, Data(train=csv("a.csv", "text,label", ROWS)))
+    shorter = task.with_length(16)
+    assert (shorter.max_length, shorter.fingerprint) == (16, task.fingerprint)
+    assert shorter.splits["train"] is task.splits["train"]
+    assert shorter.with_length(None).max_length == task.max_length
+    with pytest.raises(RecipeError, match="training.max_length: 513, but tiny sees at most 512 tokens"):
+        task.with_length(513, named="tiny")
+
+
+def test_tokens_are_handed_to_a_worker_without_a_copy(model, csv) -> None:
+    rows = [f"text number {row} of a longer and longer series,{row % 2}" for row in range(2000)]
+    task = load_task(model, Data(train=csv("a.csv", "text,label", rows)))
+    buffers: list[pickle.PickleBuffer] = []
+    left = pickle.dumps((task, task.with_length(8)), protocol=5, buffer_callback=buffers.append)
+    tokens = sum(sum(map(len, split["input_ids"])) for split in task.splits.values())
+    outside = sum(buffer.raw().nbytes for buffer in buffers)
+    assert 6 * tokens < outside < 20 * tokens  # 4 + 1 + 1 bytes a token, and the texts; once
+    assert len(left) < len(pickle.dumps(task.tokenizer)) + 50_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -38,6 +39,8 @@ def test_ctrl_c_ends_the_watching_and_leaves_a_page_that_stands_still(
     write_study(tmp_path, ended="")
     page = tmp_path / "report.html"
     refreshed: list[bool] = []
+    # What is started in the background is born deaf to it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         refreshed.append(until(lambda: page.exists() and "http-equiv" in page.read_text()))
@@ -50,6 +53,7 @@ def test_ctrl_c_ends_the_watching_and_leaves_a_page_that_stands_still(
             main(["report", str(tmp_path), "--watch"])
     finally:
         thread.join()
+        signal.signal(signal.SIGINT, before)
     assert ended.value.code == 0
     assert refreshed == [True]
     assert "http-equiv" not in page.read_text()

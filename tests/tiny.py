@@ -14,27 +14,17 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, default_data_collator
+from transformers import BertForSequenceClassification, PreTrainedTokenizerFast, default_data_collator
 
 from finetricks import Layers, Progress, Recipe, Session, Step, Trick, hookimpl
+from finetricks.testing.models import bert_config
 
 ROWS = 22
 
 
 def bert(seed: int = 0, blocks: int = 3, dropout: float = 0.1) -> BertForSequenceClassification:
     torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=blocks,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        num_labels=3,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
-    return BertForSequenceClassification(config)
+    return BertForSequenceClassification(bert_config(blocks, dropout))
 
 
 def rows(count: int = ROWS) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ def training_arguments(training: Training, output_dir: str | Path, **more: Any) 
         "per_device_train_batch_size": training.batch_size,
         "per_device_eval_batch_size": training.eval_batch_size,
         "gradient_accumulation_steps": training.accumulation,
+        "train_sampling_strategy": "group_by_length" if training.group_by_length else "random",
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,
@@ -68,9 +69,9 @@ def check_arguments(stack: Stack, args: TrainingArguments) -> None:
         problems.append(f"neftune_noise_alpha={args.neftune_noise_alpha}, but so does the trick neftune")
     if args.load_best_model_at_end and getattr(dict(stack.tricks).get("early_stopping"), "restore_best", False):
         problems.append("load_best_model_at_end, but early_stopping goes back to the best weights, by another slice")
-    if stack.deciders and args.eval_strategy.value == "no":
+    if stack.judges and args.eval_strategy.value == "no":
         raise RecipeError(
-            Problem("args", f"{', '.join(stack.deciders)} decides at evaluations, and eval_strategy is 'no'; set it")
+            Problem("args", f"{', '.join(stack.judges)} decides at evaluations, and eval_strategy is 'no'; set it")
         )
     if args.fp16 and args.device.type == "cpu":
         raise RecipeError(

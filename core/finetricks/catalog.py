@@ -13,9 +13,13 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires
 from pathlib import Path
 from types import ModuleType
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from finetricks.errors import InputError, TrickError, quoted, suggest
 from finetricks.implementation import check_hooks
@@ -113,6 +117,11 @@ class Catalog:
         own += [entry.origin for entry in entries if re.split(r"[.:]", entry.target)[0] == package]
         return own[0] if own else getattr(sys.modules.get(trick.__module__), "__file__", None) or "this program"
 
+    def written_for(self, name: str) -> SpecifierSet | None:
+        """The versions of finetricks that the distribution of a trick says it needs; `None` where it says none."""
+        entry = self.entries.get(name)
+        return None if entry is None or name in self.classes else _needs(entry.distribution)
+
     def broken(self) -> dict[str, str]:
         """Load every announced trick; the reasons, by name, of those that cannot be used."""
         reasons = dict(self.refused)
@@ -179,6 +188,16 @@ def installed() -> Catalog:
         if len(by) > 1
     }
     return Catalog(entries, refused)
+
+
+@cache
+def _needs(distribution: str) -> SpecifierSet | None:
+    try:
+        needed = requires(distribution) or ()
+        found = [Requirement(line) for line in needed]
+    except (PackageNotFoundError, InvalidRequirement):
+        return None
+    return next((r.specifier for r in found if canonicalize_name(r.name) == "finetricks" and r.specifier), None)
 
 
 def origin(trick: type[Trick]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from itertools import groupby
 
@@ -58,15 +59,42 @@ def stages_table(plan: Plan) -> Table:
         table.add_column(header, justify="right")
     table.add_column("trained")
     table.add_column("frozen")
-    for stage in plan.stages:
+    replayed = _replayed(plan)
+    if replayed:
+        table.add_column("replayed")
+        table.caption, table.caption_justify = replay_in_words(plan), "left"
+    for index, stage in enumerate(plan.stages):
         epochs = [f"{step / plan.steps_per_epoch:.3g}" for step in (stage.start, stage.end)]
         table.add_row(
             f"{stage.start}–{stage.end}",
             "–".join(epochs),
             escape(runs_of(plan.layers, set(plan.layers) - stage.frozen)),
             escape(runs_of(plan.layers, stage.frozen)),
+            *((escape(replayed[index]),) if replayed else ()),
         )
     return table
+
+
+def replay_in_words(plan: Plan) -> str:
+    """What replay leaves out over the run, and what it needs; empty where it leaves out nothing."""
+    course = plan.replay
+    if course is None or not course.saved:
+        return ""
+    room = f", in {math.ceil(course.size / 2**20):,} MiB at the most" if course.size else ""
+    return (
+        f"Replay leaves out {course.saved:,} of {course.passes:,} block passes of training (forward 1, backward 2): "
+        f"{course.passes / (course.passes - course.saved):.3g}x{room}"
+        if course.passes > course.saved
+        else f"Replay leaves out all of {course.passes:,} block passes of training{room}"
+    )
+
+
+def _replayed(plan: Plan) -> list[str]:
+    """By stage the frozen blocks whose states are kept, from the stage's second epoch on or from an earlier stage's."""
+    course = plan.replay
+    if course is None or not course.saved:
+        return []
+    return [runs_of(plan.layers, plan.layers[: span.up_to(plan.layers)]) for span in course.spans]
 
 
 def runs_of(layers: Sequence[str], chosen: Collection[str]) -> str:

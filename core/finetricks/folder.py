@@ -37,6 +37,8 @@ class _Result:
     steps: int
     notes: list[str]
     decisions: dict[str, int] = field(default_factory=dict)
+    replay: dict[str, Any] = field(default_factory=dict)
+    branched: dict[str, Any] | None = None
 
 
 _RESULT: TypeAdapter[_Result] = TypeAdapter(_Result)

@@ -1,9 +1,10 @@
 """The hook specifications: what a trick can do, and when. Read this first.
 
-Each docstring says, in this order: when the hook is called, what its arguments are, what an
-implementation gives back, and how several tricks combine. An implementation may take fewer arguments
-than the specification; it may not give them defaults. "In the recipe's order" means the order in which the
-recipe lists the tricks; for wrappers the first listed is the outermost.
+Each docstring says, in this order: when the hook is called, what its arguments are, what an implementation gives back,
+how several tricks combine, and since which version of finetricks it is so; what changes is announced first
+(docs/stability.md). An implementation may take fewer arguments than the specification; it may not give them defaults.
+"In the recipe's order" means the order in which the recipe lists the tricks; for wrappers the first listed is the
+outermost.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
 PROJECT = "finetricks"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class HookChange(FutureWarning):
+    """A hook, or an argument of one, works for one minor version more: whoever implements it is told, at their line.
+
+    On a specification: `@hookspec(warn_on_impl_args={"state": HookChange("...")})`, or `warn_on_impl` for the hook. The
+    message says since which version what takes its place, and which version ends it.
+    """
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,7 @@ class Hooks:
             negative `example_id`. Columns that it adds, of one number an example, reach each batch as a tensor [rows]:
             `loss` finds them there, and the model where its forward pass names them.
         Several: in the recipe's order, each receives what the one before gave; what `bounds_length` comes last.
+        Since: 0.1.
         """
 
     @hookspec
@@ -102,6 +112,7 @@ class Hooks:
         Arguments: `model`, as loaded, on the CPU; `context`.
         Gives: a model to use instead, or `None` when it changed `model` in place.
         Several: in the recipe's order, each receives what the one before gave.
+        Since: 0.1.
         """
 
     @hookspec
@@ -112,6 +123,7 @@ class Hooks:
         Arguments: `model`; `layers`; `context`.
         Gives: nothing; changes `model` in place.
         Several: in the recipe's order; what `learns` after what draws.
+        Since: 0.1.
         """
 
     # ------------------------------------------------------------------------------------------------
@@ -128,6 +140,7 @@ class Hooks:
             parameter's options stand in for its layer's, field by field.
         Several: factors on the learning rate multiply; two tricks that set the weight decay of one
             parameter conflict.
+        Since: 0.1.
         """
 
     @hookspec
@@ -138,6 +151,7 @@ class Hooks:
         Arguments: `progress` (its `stage` is `None` here); `layers`.
         Gives: names of layers.
         Several: union. A step at which every layer is frozen is a conflict, unless a trick `trains_nothing`.
+        Since: 0.1.
         """
 
     @hookspec(firstresult=True)
@@ -149,6 +163,7 @@ class Hooks:
         Gives: a finite factor of at least 0 on the base learning rate.
         Several: one owner; others are wrappers (`@hookimpl(wrapper=True)`) that modify what it gives.
             Without an owner the factor is 1.
+        Since: 0.1.
         """
 
     # ------------------------------------------------------------------------------------------------
@@ -165,6 +180,7 @@ class Hooks:
         Gives: the mean loss over the micro-batch, a scalar that can be differentiated.
         Several: one owner, the criterion; others are wrappers that add to it or change it. Without an owner
             it is the loss that the model gave.
+        Since: 0.1.
         """
 
     @hookspec
@@ -175,6 +191,27 @@ class Hooks:
         Arguments: `model`, unwrapped; `step`.
         Gives: a scalar that can be differentiated, or `None` for no penalty.
         Several: the sum is added to the loss.
+        Since: 0.1.
+        """
+
+    # ------------------------------------------------------------------------------------------------
+    # Each optimizer step
+    # ------------------------------------------------------------------------------------------------
+
+    @hookspec
+    def after_backward(
+        self, gradients: Mapping[str, torch.Tensor], layers: Layers, progress: Progress, state: dict[str, Any]
+    ) -> str | None:
+        """Watch a step's gradient, or change it.
+
+        Called: once for each optimizer step, with the gradient of its whole batch: after all its micro-batches, after
+            unscaling and averaging over processes, before clipping. Not for a step whose gradient is not finite.
+        Arguments: `gradients` by the parameter's name, of those that have one, to be changed in place if at all;
+            `layers`; `progress`, whose `step` is the step that is being done; `state`, what the trick remembers, as
+            `step.state_of` gives it.
+        Gives: a decision, as `evaluated` does, which holds from the next step on; or `None`.
+        Several: in the recipe's order, each receives what the one before left; each decides for itself.
+        Since: 0.1.
         """
 
     # ------------------------------------------------------------------------------------------------
@@ -195,6 +232,7 @@ class Hooks:
             recorded with the first step at which it holds; `freeze` and `schedule` find it in `progress.decisions`,
             and resume follows the record.
         Several: each decides for itself; one `stop` stops.
+        Since: 0.1.
         """
 
     # ------------------------------------------------------------------------------------------------
@@ -209,6 +247,7 @@ class Hooks:
         Arguments: `model`, unwrapped.
         Gives: nothing; changes `model` in place. Its predictions stay as they are.
         Several: against the recipe's order, so that what `build` put on last comes off first.
+        Since: 0.1.
         """
 
 

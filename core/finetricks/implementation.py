@@ -7,6 +7,7 @@ version; both are refused here, with the mend.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -56,6 +57,20 @@ def check_hooks(trick: type[Trick]) -> None:
             raise TrickError(f"{name}.{hook} has the name of a hook but no @hookimpl; mark it, or rename it")
     if not marked:
         raise TrickError(f"{name} implements no hook: mark at least one method with @hookimpl")
+
+
+@lru_cache(maxsize=1024)  # once a class: each run makes a stack of its own
+def announce_changes(trick: type[Trick]) -> None:
+    """Warn of what `trick` implements and the next minor version changes; the warnings point at the plugin's line."""
+    for hook, function in _marked(trick).items():
+        if (specification := getattr(getattr(Hooks, hook, None), f"{PROJECT}_spec", None)) is None:
+            continue
+        code, changing = function.__code__, dict(specification["warn_on_impl_args"] or {})
+        taken = inspect.signature(function).parameters
+        announced = [specification["warn_on_impl"], *(change for name, change in changing.items() if name in taken)]
+        for change in filter(None, announced):
+            message = type(change)(f"{trick.__name__}.{hook}: {change}")
+            warnings.warn_explicit(message, type(change), code.co_filename, code.co_firstlineno)
 
 
 def _check_class(name: str, trick: type[Trick]) -> None:

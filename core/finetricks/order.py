@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -47,6 +50,39 @@ class TrainerSampler(EpochSampler):
         return iter(torch.randperm(self.size, generator=generator).tolist())
 
 
+MEGABATCH, LEAST_MEGABATCHES = 50, 4
+"""Batches among which examples of like length are found, and how many such stretches an epoch has if it can."""
+
+
+class LengthSampler(EpochSampler):
+    """An order in which each run of `batch_size` examples has like lengths: a function of (seed, epoch, lengths).
+
+    The epoch's permutation is cut into stretches of up to 50 batches, each sorted by length and cut into batches. The
+    batch with the longest example comes first, so that memory runs out at once or never; the others in an order drawn
+    anew. Examples that fill no batch come last, as they would without grouping.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        super().__init__(len(lengths), seed)
+        self.lengths = lengths
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(child(self.seed, "epoch", self.epoch))
+        order = torch.randperm(self.size, generator=generator).tolist()
+        count = self.size // self.batch_size
+        whole, rest = order[: count * self.batch_size], order[count * self.batch_size :]
+        stretch = max(min(count // LEAST_MEGABATCHES, MEGABATCH), 1) * self.batch_size
+        grouped = chain.from_iterable(
+            sorted(whole[start : start + stretch], key=lambda row: -self.lengths[row])
+            for start in range(0, len(whole), stretch)
+        )
+        batches = list(zip(*[grouped] * self.batch_size, strict=True))
+        batches.sort(key=lambda rows: -self.lengths[rows[0]])
+        shuffled = [0, *(1 + place for place in torch.randperm(max(count - 1, 0), generator=generator).tolist())]
+        return chain(chain.from_iterable(batches[place] for place in shuffled[:count]), rest)
+
+
 def first_batch(loader: Iterable[Any]) -> Any:
     """One batch to find the layers with; the loader's own random draws do not reach the caller."""
     if isinstance(loader, Iterator):
@@ -76,17 +112,30 @@ class Order:
         seed: of the data stream.
         plain: behave as a plain Trainer does (`streams: none`), where `seed` is the Trainer's data seed.
         ranks: the processes among which each batch is shared out.
+        lengths: of the examples of the loader's data set; those of like length then share a batch (`LengthSampler`).
 
     Raises:
-        FinetricksError: the batches of a loader whose order cannot be owned are to be shared out.
+        FinetricksError: the batches of a loader whose order cannot be owned are to be shared out, or the examples of
+            one that does not shuffle are to be grouped.
     """
 
-    def __init__(self, loader: Any, seed: int, *, plain: bool = False, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        loader: Any,
+        seed: int,
+        *,
+        plain: bool = False,
+        ranks: Ranks = ALONE,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
         self.loader = loader
         self.seed = seed
         self.plain = plain
         self._ranks = ranks
         self._sampler = self._own_sampler()
+        self.grouping = "off"
+        if lengths is not None:
+            self._group(lengths)
         self.owned = self._sampler is not None
         if ranks.size > 1 and not self.owned:
             raise FinetricksError(
@@ -106,6 +155,21 @@ class Order:
             kind = TrainerSampler if self.plain else EpochSampler
             return kind(len(loader.sampler), self.seed)
         return loader.sampler if type(loader.sampler) is SequentialSampler else None
+
+    def _group(self, lengths: Sequence[int]) -> None:
+        """Let examples of like length share a batch."""
+        if not isinstance(self._sampler, EpochSampler):
+            raise FinetricksError(
+                "training.group_by_length makes an order of its own, and this loader does not shuffle, is over an "
+                "iterable or has a sampler of its own; give one over a map-style data set with shuffle=True"
+            )
+        if len(lengths) != len(self.loader.dataset):
+            raise FinetricksError(
+                f"{len(lengths)} lengths, but the loader's data set has {len(self.loader.dataset)} rows"
+            )
+        self._sampler = LengthSampler(lengths, self.loader.batch_size, self.seed)
+        digest = hashlib.sha256(json.dumps([int(length) for length in lengths]).encode()).hexdigest()
+        self.grouping = f"by lengths {digest[:16]}"
 
     def weight(self, index: int) -> float:
         """What this process's part of an epoch's micro-batch `index` counts; see `Ranks.weight`."""

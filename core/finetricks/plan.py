@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from finetricks.errors import Problem, RecipeError, TrickConflict
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from finetricks.layers import Layers
+    from finetricks.replay.course import Course
     from finetricks.stack import Stack
 
 
@@ -50,6 +53,8 @@ class Plan:
         learning_rate: base.
         decisions: what tricks have decided while training: the decision's name, and the first step at which it holds.
         deciders: the tricks that may decide while training; the plan is what happens unless they do.
+        judges: those of them that decide from a slice held out of train.
+        replay: where the work of frozen layers is left out; it changes no result. `None` where that was not asked for.
     """
 
     groups: tuple[Group, ...]
@@ -60,6 +65,12 @@ class Plan:
     layers: tuple[str, ...]
     decisions: Mapping[str, int] = field(default_factory=dict)
     deciders: tuple[str, ...] = ()
+    judges: tuple[str, ...] = ()
+    replay: Course | None = None
+
+    @cached_property
+    def _ends(self) -> tuple[int, ...]:
+        return tuple(stage.end for stage in self.stages)
 
     @property
     def total_steps(self) -> int:
@@ -75,7 +86,7 @@ class Plan:
 
     def stage_at(self, step: int) -> Stage:
         """The stage that `step` lies in; after the last step, the last one."""
-        return next((stage for stage in self.stages if step < stage.end), self.stages[-1])
+        return self.stages[min(bisect_right(self._ends, step), len(self.stages) - 1)]
 
     def progress(self, step: int) -> Progress:
         """Where training is at `step`."""
@@ -105,11 +116,15 @@ class Plan:
                 f"{len(asleep)} of {len(self.layers)} layers never thaw within the {self.total_steps} steps: "
                 f"{', '.join(asleep)}"
             )
-        if self.deciders:
-            found.append(
-                f"{', '.join(self.deciders)} decides while training, from a slice held out of train: what the plan "
-                "shows is what happens unless it does"
-            )
+        watching = tuple(name for name in self.deciders if name not in self.judges)
+        for names, what in ((self.judges, "a slice held out of train"), (watching, "gradients")):
+            if names:
+                found.append(
+                    f"{', '.join(names)} decides while training, from {what}: what the plan shows is what happens "
+                    "unless it does"
+                )
+        if self.replay is not None and self.replay.off:
+            found.append(f"replay: off, because {self.replay.off}")
         if not any(self.schedule):
             found.append("the schedule is 0 at every step: nothing will be learnt")
         return found
@@ -142,14 +157,21 @@ class Plan:
                 for stage in self.stages
             ],
             "decided_while_training": list(self.deciders),
+            "replay": None if self.replay is None else self.replay.to_dict(),
+        }
+
+    def unchanging(self) -> dict[str, Any]:
+        """What the plan does at every step alike: groups with factor and weight decay, and the base rate."""
+        return {
+            "groups": [(g.name, g.parameters, g.lr_factor, g.weight_decay) for g in self.groups],
+            "rate": self.learning_rate,
         }
 
     def fingerprint(self, steps: int | None = None) -> str:
         """A hash of what the plan does up to `steps` (all by default): equal hashes do equal work up to there."""
         steps = self.total_steps if steps is None else min(steps, self.total_steps)
         done = {
-            "groups": [(g.name, g.parameters, g.lr_factor, g.weight_decay) for g in self.groups],
-            "rate": self.learning_rate,
+            **self.unchanging(),
             "schedule": self.schedule[:steps],
             "frozen": [(s.start, min(s.end, steps), sorted(s.frozen)) for s in self.stages if s.start < steps],
         }
@@ -187,7 +209,9 @@ def compile_plan(
     groups = _groups(stack.param_groups(model, layers), layers, weight_decay or {})
     decisions = dict(decisions or {})
     stages, schedule = _course(stack, layers, total_steps, steps_per_epoch, decisions)
-    return Plan(groups, stages, schedule, learning_rate, steps_per_epoch, layers.names, decisions, stack.deciders)
+    return Plan(
+        groups, stages, schedule, learning_rate, steps_per_epoch, layers.names, decisions, stack.deciders, stack.judges
+    )
 
 
 MOST_STEPS = 10_000_000

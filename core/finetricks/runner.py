@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,17 +15,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetricks.compiled import fresh_compiler
-from finetricks.distributed import ALONE, Ranks
+from finetricks.distributed import ALONE, OtherRankFailed, Ranks
 from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputError, NotFinite
 from finetricks.folder import RunFolder
 from finetricks.layer_pass import without
 from finetricks.layers import find_layers
+from finetricks.lengths import token_counts
 from finetricks.order import first_batch
 from finetricks.plan import Plan, compile_plan, total_steps
+from finetricks.prefix import unlike_any
+from finetricks.replay.replaying import Replaying
 from finetricks.session import Session
+from finetricks.stems import SharedRun, Sharing, Start
 from finetricks.storage import StorageError, storage_problem
 from finetricks.tasks import Task, load_task
-from finetricks.tasks.encode import added_columns, loader, truncate
+from finetricks.tasks.encode import Padding, added_columns, loader, truncate
 from finetricks.tasks.held_out import hold_out
 from finetricks.tasks.metrics import METRICS, compute_metrics
 from finetricks.tasks.models import write_model
@@ -32,9 +37,14 @@ from finetricks.tasks.predictions import score, write_predictions
 
 if TYPE_CHECKING:
     import datasets
+    from torch import nn
+    from torch.utils.data import DataLoader
 
+    from finetricks.layers import Layers
     from finetricks.recipe import Recipe
     from finetricks.stack import Stack
+
+logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int, dict[str, float] | None], None]
 
@@ -50,6 +60,10 @@ class Result:
         steps: optimizer steps done.
         notes: what the user should know of data and plan, a sentence each.
         decisions: what tricks decided while training, with the first step at which each holds.
+        replay: what replay came to since the run was last begun or resumed: see `Session.replay`.
+        branched: where this run went on from another's work: the `step`, the name of the run that did the steps
+            before (`stem`), and the `seconds` that these had taken, which are not among this run's. `None` for a run
+            that did all of its steps itself.
     """
 
     valid: dict[str, float]
@@ -59,6 +73,8 @@ class Result:
     notes: tuple[str, ...]
     folder: Path
     decisions: Mapping[str, int] = field(default_factory=dict)
+    replay: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    branched: Mapping[str, Any] | None = None
 
 
 def run(
@@ -72,6 +88,7 @@ def run(
     upto: float = 1.0,
     on_progress: OnProgress | None = None,
     trust_remote_code: bool = False,
+    sharing: Sharing | None = None,
 ) -> Result:
     """Train `recipe` and write the run's folder `out`.
 
@@ -87,6 +104,8 @@ def run(
             `resume` goes on from there, and comes to what a run in one go does.
         on_progress: called with (steps done, total steps, the metrics on valid if it was evaluated or None).
         trust_remote_code: execute code that comes with the model. No recipe can ask for it.
+        sharing: other runs that do the same first steps: this one goes on from what they have left, and leaves what
+            they go on from. It comes to the same as without, bit for bit.
 
     Raises:
         InputError: the recipe, its data, its model or the folder cannot be used.
@@ -103,7 +122,8 @@ def run(
         with ranks.together():
             task = task or task_of(recipe, trust_remote_code)
         with _telling(folder.path):
-            return _Run(recipe, task, folder, ranks, resume=resume).train(save_model, upto, on_progress)
+            begun = _Run(recipe, task, folder, ranks, resume=resume, sharing=sharing)
+            return begun.train(save_model, upto, on_progress)
 
 
 def task_of(recipe: Recipe, trust_remote_code: bool = False) -> Task:
@@ -117,15 +137,31 @@ def task_of(recipe: Recipe, trust_remote_code: bool = False) -> Task:
 
 def plan_of(recipe: Recipe, task: Task | None = None) -> Plan:
     """The plan that `run` would follow. Loads the model and the data; trains nothing."""
-    task = task or task_of(recipe)
+    plan, model, layers, about_input = _first_plan(recipe, task or task_of(recipe))
+    return Replaying(model, layers, recipe.stack(), recipe.training, **about_input).planned(plan)
+
+
+def plans_of(recipes: Sequence[Recipe], task: Task) -> list[Plan]:
+    """The plans of recipes that differ in nothing but what acts through the plan. Loads the model; trains nothing."""
+    first, model, layers, _ = _first_plan(recipes[0], task)
+    return [first, *(_compiled(recipe, model, layers, first.steps_per_epoch) for recipe in recipes[1:])]
+
+
+def _first_plan(recipe: Recipe, task: Task) -> tuple[Plan, nn.Module, Layers, dict[str, Any]]:
+    """The plan, the model and its layers, and what the model is given."""
     stack, streams = recipe.stack(), recipe.streams
     splits, added = splits_of(recipe, task, stack)
     model = stack.build(task.model(streams.init), streams.init, **about(recipe, task))
-    batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, added=added)
-    layers = find_layers(model, first_batch(batches), recipe.layers, partial(without, added))
-    per_epoch = -(-len(batches) // recipe.training.accumulation)
+    batches = batches_of(recipe, task, splits["train"], added)
+    sample, forward = first_batch(batches), partial(without, added)
+    layers = find_layers(model, sample, recipe.layers, forward)
+    plan = _compiled(recipe, model, layers, -(-len(batches) // recipe.training.accumulation))
+    return plan, model, layers, {"batch": sample, "forward": forward, "examples": len(splits["train"])}
+
+
+def _compiled(recipe: Recipe, model: nn.Module, layers: Layers, per_epoch: int) -> Plan:
     return compile_plan(
-        stack,
+        recipe.stack(),
         model,
         layers,
         total_steps=total_steps(recipe.training.epochs, per_epoch),
@@ -154,7 +190,7 @@ def splits_of(recipe: Recipe, task: Task, stack: Stack) -> tuple[dict[str, datas
     """
     given = dict(task.splits)
     changed = {split: _changed(recipe, task, stack, split, given[split]) for split in given}
-    if stack.deciders:
+    if stack.judges:
         seed = recipe.data.split_seed if recipe.data else 0
         changed["train"], held = hold_out(task, changed["train"], recipe.training.held_out, seed)
         changed["held_out"] = _changed(recipe, task, stack, "held_out", held)
@@ -162,6 +198,26 @@ def splits_of(recipe: Recipe, task: Task, stack: Stack) -> tuple[dict[str, datas
     if not stack.bounds_length:
         changed = {split: truncate(part, task.tokenizer, task.max_length) for split, part in changed.items()}
     return changed, added
+
+
+def batches_of(recipe: Recipe, task: Task, train: datasets.Dataset, added: Sequence[str]) -> DataLoader[Any]:
+    """The loader of the training batches, over a split that `splits_of` gave with the columns `added`."""
+    size = recipe.training.batch_size
+    return loader(train, task.tokenizer, size, shuffle=True, added=added, padding=padding_of(recipe, task))
+
+
+def lengths_for_groups(task: Task, train: datasets.Dataset) -> list[int]:
+    """By what the training examples are grouped: the tokens that each had before tricks and `max_length` cut it.
+
+    So configurations that cut differently see the examples in one order.
+    """
+    whole = task.splits["train"]
+    before = dict(zip(whole["example_id"][:], token_counts(whole), strict=True))
+    return [before.get(row, own) for row, own in zip(train["example_id"][:], token_counts(train), strict=True)]
+
+
+def padding_of(recipe: Recipe, task: Task) -> Padding:
+    return Padding(recipe.training.pad_to_multiple_of, task.max_length)
 
 
 def _changed(recipe: Recipe, task: Task, stack: Stack, split: str, given: datasets.Dataset) -> datasets.Dataset:
@@ -179,10 +235,16 @@ def bound(
     splits, added = splits_of(recipe, task, stack)
     context = about(recipe, task)
     model = stack.build(task.model(streams.init), streams.init, **context).to(_device())
-    batches = loader(splits["train"], task.tokenizer, recipe.training.batch_size, shuffle=True, added=added)
-    forward = partial(without, added)
     session = Session.bind(
-        recipe, model, batches, forward=forward, build=False, init=init, context=context, ranks=ranks
+        recipe,
+        model,
+        batches_of(recipe, task, splits["train"], added),
+        forward=partial(without, added),
+        build=False,
+        init=init,
+        context=context,
+        lengths=lengths_for_groups(task, splits["train"]) if recipe.training.group_by_length else None,
+        ranks=ranks,
     )
     return splits, added, session
 
@@ -190,20 +252,43 @@ def bound(
 class _Run:
     """The state of a run between its steps."""
 
-    def __init__(self, recipe: Recipe, task: Task, folder: RunFolder, ranks: Ranks, *, resume: bool) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        folder: RunFolder,
+        ranks: Ranks,
+        *,
+        resume: bool,
+        sharing: Sharing | None = None,
+    ) -> None:
         self.recipe = recipe
         self.task = task
         self.folder = folder
         self.ranks = ranks
         saved = self._checkpoint() if resume else None
-        with ranks.together():
-            self.splits, self.added, self.session = bound(recipe, task, ranks, init=saved is None)
+        self.start: Start | None = None
+        self.shared: SharedRun | None = None
+        if sharing is not None and sharing.start is not None:
+            self.start = Start(sharing.start, recipe, task, sharing.start_binds)
+        if sharing is not None and sharing.folder is not None and not unlike_any(recipe):
+            self.shared = SharedRun(sharing, sharing.folder, recipe, task, ranks)
+        stems = self.shared is not None and self.shared.any()
+        self.splits, self.added, self.session = self._begun(init=saved is None and not stems)
+        self.branched: dict[str, Any] | None = None
+        if self.shared is not None:
+            saved = self._enter(self.shared, saved, stems=stems)
         self.wrapped = ranks.wrap(self.session.model)  # before what the checkpoint says is frozen
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []  # since the last evaluation
         self.seconds_before = 0.0
         if saved is not None:
-            self.session.load_state_dict(saved)
+            if self.shared is not None and "prefix" in saved:
+                self.session.branch(saved, self.shared.prefix)
+                self.branched = {"step": saved["global_step"], "stem": saved["from"], "seconds": saved["seconds"]}
+            else:
+                self.session.load_state_dict(saved)
+                self.branched = saved.get("branched")
             self.history, self.losses, self.seconds_before = (
                 saved["history"],
                 saved["losses"],
@@ -211,6 +296,15 @@ class _Run:
             )
         ranks.of_first(lambda: self._begin(resume))  # only now: what cannot be used leaves nothing behind
         self.started = time.perf_counter()
+
+    def _enter(self, shared: SharedRun, saved: dict[str, Any] | None, *, stems: bool) -> dict[str, Any] | None:
+        """What this run goes on from: its own checkpoint, or what another has left, if that is further on."""
+        stem = shared.furthest(self.session, -1 if saved is None else saved["global_step"])
+        if stems and stem is None and saved is None:  # none of them fits: the weights are this run's to make
+            self.splits, self.added, self.session = self._begun(init=True)
+        saved = saved if stem is None else stem
+        shared.settle(self.session, _compiled, 0 if saved is None else saved["global_step"])
+        return saved
 
     def _checkpoint(self) -> dict[str, Any] | None:
         """The newest whole checkpoint.
@@ -232,6 +326,23 @@ class _Run:
                 "start again with --overwrite"
             )
         return saved
+
+    def _begun(self, *, init: bool) -> tuple[dict[str, datasets.Dataset], tuple[str, ...], Session]:
+        """`bound`, where others that begin with the same weights may have made them already."""
+        if init and self.start is not None and self.ranks.of_first(self.start.is_there):
+            try:
+                with self.ranks.together():
+                    made = bound(self.recipe, self.task, self.ranks, init=False)
+                    self.start.fill(made[2])
+                    return made
+            except (CheckpointError, OtherRankFailed) as error:
+                logger.warning("the weights that another run began with are not taken: %s", error)
+                self.ranks.of_first(self.start.clear)
+        with self.ranks.together():
+            made = bound(self.recipe, self.task, self.ranks, init=init)
+        if init and self.start is not None:
+            self.ranks.of_first(partial(self.start.keep, made[2]))
+        return made
 
     def _begin(self, resume: bool) -> None:
         self.folder.begin(self.recipe, resume=resume, ranks=self.ranks.size)
@@ -258,6 +369,8 @@ class _Run:
             if not session.step():
                 continue
             metrics = self._evaluation() if self._due(self.recipe.training.evaluate) else None
+            if self.shared is not None:  # before the checkpoint: what lies before one is never gone through again
+                self.shared.leave(session, self._state)
             if self._due(self.recipe.training.checkpoint):
                 self._save()
             if on_progress is not None and self.ranks.rank == 0:
@@ -285,10 +398,19 @@ class _Run:
     def _evaluate(self, split: str) -> dict[str, float]:
         """Score a split; at the run's end keep the predictions, example by example."""
         dataset, task = self.splits[split], self.task
-        size = self.recipe.training.eval_batch_size
-        model, ranks, added = self.session.model, self.ranks, self.added
+        ranks = self.ranks
         try:
-            scores = score(model, dataset, task.tokenizer, kind=task.kind, batch_size=size, ranks=ranks, added=added)
+            scores = score(
+                self.session.model,
+                dataset,
+                task.tokenizer,
+                kind=task.kind,
+                batch_size=self.recipe.training.eval_batch_size,
+                ranks=ranks,
+                added=self.added,
+                padding=padding_of(self.recipe, task),
+                around=partial(self.session.replayed, training=False),
+            )
         except NotFinite:  # the last step before an evaluation can do it, with a loss that was finite
             raise Diverged(self.session.global_step, f"score of an example of {split}") from None
         if self.session.ended and split in task.splits:
@@ -328,6 +450,7 @@ class _Run:
             "history": self.history,
             "losses": self.losses,
             "seconds": self._seconds(),
+            "branched": self.branched,
         }
 
     def _put_down(self) -> Result:
@@ -356,7 +479,8 @@ class _Run:
                 rebuilt=session.stack.changes_structure,
             )
         result = self._result(valid, test)
-        self.folder.write_result({key: value for key, value in vars(result).items() if key != "folder"})
+        left_out = {"folder"} if result.branched else {"folder", "branched"}
+        self.folder.write_result({key: value for key, value in vars(result).items() if key not in left_out})
         self.folder.checkpoints.clear()  # there is nothing left to resume, and they are large
         return result
 
@@ -365,11 +489,13 @@ class _Run:
         return Result(
             valid=valid,
             test=test,
-            seconds=self._seconds(),
+            seconds=self._seconds() - (self.branched["seconds"] if self.branched else 0.0),
             steps=self.session.global_step,
             notes=(*self.task.notes, *plan.warnings()),
             folder=self.folder.path,
             decisions=dict(plan.decisions),
+            replay=self.session.replay,
+            branched=self.branched,
         )
 
 

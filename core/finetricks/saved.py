@@ -16,7 +16,7 @@ from finetricks.folder import RECIPE, RunFolder
 from finetricks.recipe import Recipe
 from finetricks.settings import Data
 from finetricks.streams import seeded
-from finetricks.tasks.encode import added_columns, encode_rows, truncate
+from finetricks.tasks.encode import Padding, added_columns, encode_rows, truncate
 from finetricks.tasks.files import read_table
 from finetricks.tasks.metrics import METRICS
 from finetricks.tasks.models import REBUILT_WEIGHTS, head_of, load_config, load_saved, load_tokenizer
@@ -79,7 +79,8 @@ def predict(
     added = added_columns(rows, dataset)
     if not stack.bounds_length:
         dataset = truncate(dataset, tokenizer, tokenizer.model_max_length)
-    scores = score(model, dataset, tokenizer, kind=kind, batch_size=batch_size, added=added)
+    padding = Padding(recipe.training.pad_to_multiple_of, tokenizer.model_max_length)
+    scores = score(model, dataset, tokenizer, kind=kind, batch_size=batch_size, added=added, padding=padding)
     given: dict[str, Any] = {**table.columns, "prediction": decide(scores, kind=kind, labels=labels)}
     return pd.DataFrame(given | {f"score:{name}": scores[:, index] for index, name in enumerate(labels)})
 

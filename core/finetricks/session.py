@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
+import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate.utils import send_to_device
@@ -29,7 +31,9 @@ from finetricks.optimizers import create_optimizer, named_groups
 from finetricks.order import Order, first_batch, unshuffled
 from finetricks.plan import Plan, compile_plan, total_steps
 from finetricks.precision import Precision
+from finetricks.progress import Stage
 from finetricks.provenance import check_made_with, made_with, same_libraries
+from finetricks.replay.replaying import Replaying
 from finetricks.stack import Criterion, Stack
 from finetricks.step import Step
 from finetricks.streams import child, seeded
@@ -37,11 +41,14 @@ from finetricks.structure import structure
 from finetricks.wrapped import inside_forward
 
 if TYPE_CHECKING:
+    from finetricks.prefix import Prefix
     from finetricks.recipe import Recipe
     from finetricks.streams import Streams
 
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _PARTS = ("global_step", "model", "optimizer", "scheduler", "decisions", "own")
 
@@ -102,11 +109,13 @@ class Session:
         replan: Callable[[Mapping[str, int]], Plan] | None = None,
         ranks: Ranks = ALONE,
         peers: Ranks | None = None,
+        replaying: Replaying | None = None,
     ) -> None:
         self.model = model
         self.stack = stack
         self.layers = layers
-        self.plan = plan
+        self._replaying = replaying
+        self.plan = self._with_replay(plan)
         self.optimizer = optimizer
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factors())
         self.streams = streams
@@ -134,14 +143,21 @@ class Session:
         self._recomputes = recomputes
         self._run_model = forward or default_forward
         self._criterion = stack.criterion()
+        self._watches = bool(stack.implementing("after_backward"))
         self._freezing = Freezing(model, layers)
         self._fresh = fresh_parameters(model, layers)
         self._plan_before_training = plan
         self._replan = replan
         self._micro_batch = 0
+        self._seeded_for: tuple[int, ...] = ()
+        self._seed = 0
+        self._derived: dict[str, Any] = {}
         self._resumed_rng: dict[str, torch.Tensor] | None = None
+        self._stage: Stage | None = None  # the one that replay acts by
         self._structure = structure(model)
         self._made_with = made_with(stack.tricks)
+        if replaying is not None:
+            replaying.begin(plan.steps_per_epoch, self._batches_per_epoch, lambda: self.state)
 
     @classmethod
     def bind(
@@ -159,6 +175,7 @@ class Session:
         build: bool = True,
         init: bool = True,
         context: Mapping[str, Any] | None = None,
+        lengths: Sequence[int] | None = None,
         ranks: Ranks = ALONE,
     ) -> Session:
         """Compile `recipe` for `model` and `loader`, and bind it.
@@ -177,22 +194,35 @@ class Session:
             build: let tricks change the structure (false if they already did).
             init: let tricks change weights (false if a checkpoint supplies them).
             context: what tricks are told of the task: `tokenizer`, `max_length`, `text_columns` (see `Context`).
+            lengths: for `training.group_by_length`, a number for each example of `loader.dataset`; by default how many
+                `input_ids` it has.
             ranks: the processes among which each batch of the loader is shared out. By default every process gets whole
                 batches, also in a process group: the parts are then the loop's affair.
 
         Raises:
             LayersError: the order of the model's layers cannot be told.
             TrickConflict: tricks that cannot stand together on this model.
+            FinetricksError: `training.group_by_length`, and the lengths are not known or the loader does not shuffle.
             InputError: the model is compiled already, or has no gradient checkpointing and the recipe asks for it.
         """
         refuse_compiled(model)
         training, streams = recipe.training, recipe.streams
+        plain = training.streams == "none"
+        plain_seed = training.seed if training.data_seed is None else training.data_seed
+        if not training.group_by_length:
+            lengths = None
+        elif lengths is None:
+            from finetricks.lengths import lengths_of
+
+            lengths = lengths_of(loader)
+        order = Order(loader, plain_seed if plain else streams.data, plain=plain, ranks=ranks, lengths=lengths)
         stack = Stack(recipe.tricks, criterion=criterion)
         context = {"explicit_layers": recipe.layers, **(context or {})}
         if build:
             model = stack.build(model, streams.init, **context)
         recomputes = training.gradient_checkpointing and recompute.enable(model)
-        layers = find_layers(model, first_batch(loader), recipe.layers, forward)
+        sample = first_batch(loader)
+        layers = find_layers(model, sample, recipe.layers, forward)
         if init:
             # What is taken from an iterator is gone, and what has no length may never end.
             batches = partial(unshuffled, loader) if _ends(loader) else None
@@ -210,8 +240,6 @@ class Session:
         )
         plan = compiled()
         groups = named_groups(plan, model)
-        plain = training.streams == "none"
-        plain_seed = training.seed if training.data_seed is None else training.data_seed
         return cls(
             model=model,
             stack=stack,
@@ -219,7 +247,7 @@ class Session:
             plan=plan,
             optimizer=optimizer(groups) if optimizer else create_optimizer(groups, training),
             streams=None if plain else streams,
-            order=Order(loader, plain_seed if plain else streams.data, plain=plain, ranks=ranks),
+            order=order,
             accumulation=training.accumulation,
             batches_per_epoch=length,
             clip=training.clip,
@@ -230,6 +258,15 @@ class Session:
             forward=forward,
             replan=lambda decisions: compiled(decisions=decisions),
             ranks=ranks,
+            replaying=Replaying(
+                model,
+                layers,
+                stack,
+                training,
+                batch=sample,
+                forward=forward,
+                examples=_examples(loader, length),
+            ),
         )
 
     # -- the loop ----------------------------------------------------------------------------------------
@@ -286,7 +323,7 @@ class Session:
         refuse_compiled(wrapper)
         self.enter(self.global_step, self._micro_batch)
         with self.dropout_stream():
-            return inside_forward(self.model, wrapper, self._whole_loss, batch)
+            return inside_forward(self.model, wrapper, self._loss, batch)
 
     @property
     def order(self) -> Order:
@@ -320,8 +357,10 @@ class Session:
         loss = self.carried(loss)
         if (weight := self.weight) != 1:
             loss = loss * weight
+        if (window := self._window()) > 1:
+            loss = loss / window
         with self._precision.kernels():
-            self._precision.scaled(loss / self._window()).backward()
+            self._precision.scaled(loss).backward()
 
     def step(self) -> bool:
         """End a micro-batch; when it completes an optimizer step, clip, update, and advance. Gives whether it did.
@@ -336,15 +375,18 @@ class Session:
             return False
         self._micro_batch = 0
         self._precision.unscale(self.optimizer)
-        if self._clip > 0:
-            norm = self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
-        else:
-            norm = nn.utils.get_total_norm([p.grad for p in self._parameters.values() if p.grad is not None])
+        norm = nn.utils.get_total_norm(self._gradients().values())
+        if self.after_backward(norm):
+            norm = nn.utils.get_total_norm(self._gradients().values())
         try:
             finite = self.check_gradient(norm, self._precision.scale if self._precision.scales else None)
         except Diverged:
             self._precision.step(self.optimizer, finite=False)  # else a scaler would wait for this step
             raise
+        if self._clip > 0:
+            self.grad_norm = norm
+            if finite:
+                nn.utils.clip_grads_with_norm_(self._parameters.values(), self._clip, norm)
         updated = self._precision.step(self.optimizer, finite)
         self.last_skipped = not updated
         if updated:
@@ -354,6 +396,35 @@ class Session:
         self.optimizer.zero_grad(set_to_none=True)
         self.global_step += 1
         return True
+
+    def after_backward(self, norm: torch.Tensor | float | None) -> bool:
+        """Let the tricks see the gradient of a whole optimizer step, if it is finite, before it is clipped.
+
+        What they decide is recorded and holds from the next step on. Gives whether they changed the gradient.
+
+        Args:
+            norm: of the gradient.
+
+        Raises:
+            TrickError: a decision would change what was already trained.
+        """
+        if not self.watches or norm is None or not math.isfinite(norm):
+            return False
+        gradients = self._gradients()
+        versions = [gradient._version for gradient in gradients.values()]
+        progress = self.plan.progress(self.global_step)
+        with torch.no_grad():
+            decided = self.stack.after_backward(dict(gradients), self.layers, progress, self.state)
+        self._decide(decided, self.global_step + 1)
+        return versions != [gradient._version for gradient in gradients.values()]
+
+    @property
+    def watches(self) -> bool:
+        """Whether a trick sees each step's gradient."""
+        return self._watches
+
+    def _gradients(self) -> dict[str, torch.Tensor]:
+        return {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
 
     def carried(self, loss: torch.Tensor) -> torch.Tensor:
         """The loss of a micro-batch, such that if it is not finite no gradient of it is; bit-equal where it is.
@@ -377,8 +448,9 @@ class Session:
         Raises:
             Diverged: there were more such steps in a row than `training.nonfinite_patience`, or the scale collapsed.
         """
-        if norm is None or bool(torch.isfinite(torch.as_tensor(norm))):
-            self.skipped = replace(self.skipped, in_a_row=0)
+        if norm is None or math.isfinite(norm):
+            if self.skipped.in_a_row:
+                self.skipped = replace(self.skipped, in_a_row=0)
             self._losses = []
             return True
         diverged: Diverged | None = None
@@ -461,20 +533,23 @@ class Session:
         progress = self.plan.progress(self.global_step)
         with self._ranks.together():
             decided = self.stack.evaluated(metrics, progress, self.model, self.state)
-        decided = self._ranks.of_first(lambda: decided)
-        new = {name: self.global_step for name in decided if name not in self.plan.decisions}
+        self._decide(self._ranks.of_first(lambda: decided), self.global_step)
+        return not self.ended
+
+    def _decide(self, decided: Iterable[str], done: int) -> None:
+        """Record what was decided after `done` steps, and follow it."""
+        new = {name: done for name in decided if name not in self.plan.decisions}
         if new:
-            before, done = self.plan, self.global_step
+            before = self.plan
             self._follow({**before.decisions, **new})
             if self.plan.fingerprint(done) != before.fingerprint(done):
                 raise TrickError(f"the decisions {', '.join(new)} change the plan of steps that are done already")
-        return not self.ended
 
     def _follow(self, decisions: Mapping[str, int]) -> None:
         """Take up the plan as `decisions` make it."""
         if self._replan is None:
             raise FinetricksError("this session was made without `replan`; its tricks cannot decide while training")
-        self.plan = self._replan(decisions)
+        self.plan = self._with_replay(self._replan(decisions))
         self._set_rates(self.global_step)  # the scheduler has set those of this step already, by the plan before
 
     def _pass_over(self, end: int) -> None:
@@ -497,6 +572,8 @@ class Session:
     def finish(self) -> nn.Module:
         """Thaw everything and let the tricks put the model in the shape in which it is saved. Gives the model."""
         self._freezing.apply(frozenset())
+        if self._replaying is not None:
+            self._replaying.close()
         if self._recomputes:
             recompute.disable(self.model)
         self.stack.finish(self.model)
@@ -510,10 +587,16 @@ class Session:
         self._micro_batch = micro_batch
         if not micro_batch and (not self._looked or step % self._between_looks == 0):
             self._looked = True
-            self.stack.watch(("loss", "regularize"), self.model)
-        frozen = self.plan.stage_at(step).frozen
-        if frozen != self._freezing.frozen:
-            self._freezing.apply(frozen)
+            self.stack.watch(("loss", "regularize", "after_backward"), self.model)
+        stage = self.plan.stage_at(step)
+        if stage.frozen != self._freezing.frozen:
+            self._freezing.apply(stage.frozen)
+            self._stage = None
+        if self._replaying is not None:
+            if stage is not self._stage:
+                self._replaying.freeze(self.plan.stages.index(stage))
+                self._stage = stage
+            self._replaying.enter(step)
         if self.scheduler.last_epoch != step:  # passed over, or skipped by a Trainer, which then does not count it
             self._keep_rates(step)
 
@@ -521,10 +604,34 @@ class Session:
         """The block in which the micro-batch's dropout is drawn; with `streams: none` the caller's own state."""
         return contextlib.nullcontext() if self.streams is None else seeded(self._micro_seed())
 
+    def replayed(self, compute: Callable[[], T], again: Callable[[], T] | None = None, *, training: bool = True) -> T:
+        """Give `compute()`, which runs the model, without the work of frozen layers whose states are known.
+
+        Args:
+            again: computes the same with no gradient, for a comparison, where `compute` must be called only once.
+            training: it is a training step's; not an evaluation's, the result of which is what the model gives.
+        """
+        if self._replaying is None:
+            return compute()
+        if not training:
+            self._replaying.enter(self.global_step)
+        return self._replaying.run(compute, again, training=training)
+
+    @property
+    def replay(self) -> dict[str, Any]:
+        """What replay came to so far: rows whose states were found and computed, bytes, and how exact. JSON values."""
+        return {} if self._replaying is None else self._replaying.record()
+
+    def _with_replay(self, plan: Plan) -> Plan:
+        return plan if self._replaying is None else self._replaying.planned(plan)
+
     def penalty(self) -> torch.Tensor | None:
         """The tricks' penalty on the weights; `None` when there is none."""
         with self.dropout_stream():
             return self.stack.regularize(self.model, self._step())
+
+    def _loss(self, batch: Any) -> torch.Tensor:
+        return self.replayed(lambda: self._whole_loss(batch))
 
     def _whole_loss(self, batch: Any) -> torch.Tensor:
         step = self._step()
@@ -544,6 +651,7 @@ class Session:
             stack=self.stack,
             state=self.state,
             fresh=self._fresh,
+            derived=self._derived,
         )
         return step
 
@@ -559,7 +667,10 @@ class Session:
             if torch.distributed.is_available() and torch.distributed.is_initialized()
             else 0
         )
-        return child(self.streams.dropout if self.streams else 0, self.global_step, self._micro_batch, rank)
+        keys = (self.global_step, self._micro_batch, rank)
+        if self._seeded_for != keys:  # asked for several times a micro-batch
+            self._seeded_for, self._seed = keys, child(self.streams.dropout if self.streams else 0, *keys)
+        return self._seed
 
     def _factors(self) -> list[Callable[[int], float]]:
         """The factor on each optimizer group's rate at a step, by the plan that holds then."""
@@ -591,11 +702,16 @@ class Session:
             "groups": {group.name: list(group.parameters) for group in self.plan.groups},
             "steps": {"total": self.plan.total_steps, "per_epoch": self.plan.steps_per_epoch},
             "accumulation": self._accumulation,
+            "group_by_length": "off" if self._order is None else self._order.grouping,
             "streams": None if self.streams is None else vars(self.streams),
             "ranks": self._ranks.size,
             "plan": self._plan_before_training.fingerprint(),
             **self._structure,
         }
+
+    def fingerprint(self) -> str:
+        """A hash of what the model is beside the values of its weights."""
+        return hashlib.sha256(json.dumps(self._structure, sort_keys=True, default=str).encode()).hexdigest()
 
     def check_identity(self, other: Any, made_with: Any = None) -> None:
         """Raise `CheckpointError`, with what differs, when `other` is the identity of another run (rule 5).
@@ -666,6 +782,23 @@ class Session:
                 lacks a part. The session is as it was.
         """
         self.check_identity(state.get("identity"), state.get("made_with"))
+        self._take_up(state)
+
+    def branch(self, state: Mapping[str, Any], prefix: Prefix) -> None:
+        """Continue where the `state_dict` of another run was taken that is the same up to there (rule 5's exception).
+
+        Args:
+            state: with the `prefix` that the other run had in common.
+            prefix: of this run.
+
+        Raises:
+            CheckpointError: the runs differ before that step, or the state lacks a part. The session is as it was.
+        """
+        prefix.check(state.get("prefix"), state.get("global_step", -1))
+        self._take_up(state)
+        self._set_rates(self.global_step)  # those of this plan: here they part
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
         if missing := [part for part in _PARTS if part not in state]:
             raise CheckpointError(f"the state lacks {', '.join(missing)}; give one that session.state_dict() made")
         self.global_step = state["global_step"]
@@ -681,13 +814,16 @@ class Session:
         if self._resumed_rng is not None:
             _set_rng(self._resumed_rng)
         self.enter(state["global_step"])
+        if self._replaying is not None:
+            self._replaying.forget()
 
     def recall(
         self, tricks: Mapping[str, dict[str, Any]], decisions: Mapping[str, int], skipped: Mapping[str, int]
     ) -> None:
         """Take up what the tricks remembered and had decided at the present step, and what had been skipped."""
         self.skipped = Skipped(**skipped)
-        self.state = {name: dict(tricks.get(name, {})) for name, _ in self.stack.tricks}
+        # A copy: what tricks remember they may change in place.
+        self.state = {name: copy.deepcopy(tricks.get(name, {})) for name, _ in self.stack.tricks}
         if dict(decisions) != self.plan.decisions:
             self._follow(decisions)
 
@@ -727,6 +863,12 @@ def _ends(loader: Iterable[Any]) -> bool:
         return len(loader) > 0  # type: ignore[arg-type]
     except TypeError:
         return False
+
+
+def _examples(loader: Any, length: int) -> int | None:
+    """How many examples a pass over the loader gives; `None` where it does not tell."""
+    size = getattr(loader, "batch_size", None)
+    return length * size if isinstance(size, int) else None
 
 
 def _length(loader: Iterable[Any], steps_per_epoch: int | None, accumulation: int) -> int:

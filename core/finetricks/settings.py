@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from finetricks.validation import no_flag_for_a_number
 
@@ -98,6 +98,13 @@ class Training(Settings):
     max_length: int | None = Field(
         default=None, gt=2, le=MOST, description="Tokens of an example; the model's own limit by default."
     )
+    pad_to_multiple_of: int = Field(
+        default=8,
+        gt=0,
+        le=MOST,
+        description="A batch is as long as its longest example, rounded up to this, and never beyond max_length: equal "
+        "shapes are met again. 1 rounds nothing.",
+    )
     evaluate: Literal["epoch"] | Annotated[int, Field(gt=0, le=MOST)] = Field(
         default="epoch", description="Evaluate on valid after each epoch, or every so many optimizer steps."
     )
@@ -105,7 +112,7 @@ class Training(Settings):
         default=0.1,
         gt=0,
         lt=1,
-        description="Share of train that tricks which decide while training decide on (early_stopping, say).",
+        description="Share of train that tricks decide on which decide from evaluations (early_stopping, say).",
     )
     checkpoint: Literal["epoch", "off"] | Annotated[int, Field(gt=0, le=MOST)] = Field(
         default="epoch", description="Save what resume needs after each epoch, every so many steps, or never."
@@ -118,7 +125,26 @@ class Training(Settings):
         default="derived",
         description="none: the Trainer's own use of the global random state, to match an old run.",
     )
-    replay: Literal["off"] = Field(default="off", description="Skipping frozen layers' work: not in this version.")
+    group_by_length: bool = Field(
+        default=False,
+        description="Examples of like length share a batch: less padding. The order is drawn by the data stream.",
+    )
+    replay: Literal["auto", "off", "memory", "disk"] = Field(
+        default="auto",
+        description="Keep what frozen layers give for an example, and begin above them. auto: in memory, where it is "
+        "exact; memory, disk: also where it is not.",
+    )
+    replay_dtype: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp32", description="Type in which it is kept; but for fp32 it is not exact."
+    )
+    replay_bytes: int = Field(default=2 * 2**30, gt=0, le=2**60, description="Most bytes that are kept.")
     threads: int | None = Field(
         default=None, gt=0, le=4096, description="CPU threads of torch; its own choice by default."
     )
+
+    @field_validator("group_by_length")
+    @classmethod
+    def _an_order_of_its_own(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("streams") == "none":
+            raise ValueError("not with streams: none, which is the Trainer's own order; use streams: derived")
+        return value

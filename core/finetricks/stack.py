@@ -20,7 +20,7 @@ from finetricks.errors import Problem, TrickConflict, TrickError, suggest
 from finetricks.fresh import Rebuilding, fresh_parameters
 from finetricks.guard import Check, Guard
 from finetricks.hooks import HOOKS, PROJECT, WRAPPABLE, Context, Hooks, ParamOptions, hookimpl
-from finetricks.implementation import check_hooks, implementations, owns
+from finetricks.implementation import announce_changes, check_hooks, implementations, owns
 from finetricks.streams import child
 from finetricks.trick import Trick
 from finetricks.untouched import Untouched, isolated
@@ -42,6 +42,11 @@ class _Manager(pluggy.PluginManager):
     def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
         # pluggy reads every attribute of a plugin; on a pydantic model some of them warn or compute.
         return super().parse_hookimpl_opts(plugin, name) if name in HOOKS else None
+
+    def parse_hookspec_opts(self, module_or_class: Any, name: str) -> Any:
+        # pluggy would warn of what changes for every run anew, thousands of times in a study.
+        options = super().parse_hookspec_opts(module_or_class, name)
+        return options and {**options, "warn_on_impl": None, "warn_on_impl_args": None}
 
 
 class _Defaults:
@@ -121,11 +126,13 @@ class Stack:
         # pluggy calls the last registered first: reversed, the first listed is called first and is outermost.
         for name, trick in reversed(self.tricks):
             check_hooks(type(trick))
+            announce_changes(type(trick))
             self._manager.register(trick, name)
         self._manager.check_pending()
         self._hook = self._manager.hook
         self._guards = {hook: self._guarded(hook) for hook in HOOKS}
         self._values = {name: trick.model_dump_json() for name, trick in self.tricks}
+        self._owned_loss = self.owner("loss") is not None
         self._names = {id(trick): name for name, trick in self.tricks}
         self._sums: list[torch.Tensor] = []  # of the model's latest outputs, while a trick owns `loss`
 
@@ -164,7 +171,15 @@ class Stack:
     @property
     def deciders(self) -> tuple[str, ...]:
         """Names of the tricks that decide while training, in the recipe's order."""
-        implementing = self.implementing("evaluated")
+        return self._deciding("evaluated", "after_backward")
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """Names of those that decide from evaluations, for which a slice of train is held out."""
+        return self._deciding("evaluated")
+
+    def _deciding(self, *hooks: str) -> tuple[str, ...]:
+        implementing = self.implementing(*hooks)
         return tuple(name for name, trick in self.tricks if name in implementing and trick.decides)
 
     @property
@@ -330,7 +345,7 @@ class Stack:
         """The scalar loss of a micro-batch: the owner's, as its wrappers changed it."""
         import torch
 
-        if self.owner("loss") is not None:
+        if self._owned_loss:
             self._sums = [value.detach().sum() for value in _floats(outputs)]
         loss: Any = self._hook.loss(outputs=outputs, batch=batch, step=step)
         if complaint := _no_scalar(loss):
@@ -373,6 +388,22 @@ class Stack:
             return [guard.inner]
         return self._sums
 
+    # -- each optimizer step -----------------------------------------------------------------------------
+
+    def after_backward(
+        self,
+        gradients: Mapping[str, torch.Tensor],
+        layers: Layers,
+        progress: Progress,
+        state: Mapping[str, dict[str, Any]],
+    ) -> list[str]:
+        """What the tricks decide from a step's gradient; `state` is by the trick's name."""
+        decided: list[str] = []
+        for call in self._guards["after_backward"]:
+            decision = call(gradients=gradients, layers=layers, progress=progress, state=state[call.name])
+            decided += _decision(call, decision)
+        return decided
+
     # -- while training, between steps -------------------------------------------------------------------
 
     def evaluated(
@@ -385,16 +416,13 @@ class Stack:
         """What the tricks decide from the metrics of the held-out slice; `state` is by the trick's name."""
         decided: list[str] = []
         for call in self._guards["evaluated"]:
-            if call.name not in self.deciders:
+            if call.name not in self.judges:
                 continue
             untouched = Untouched(model, weights=False)  # one that goes back to the best weights changes them
             decision = call(metrics=dict(metrics), progress=progress, model=model, state=state[call.name])
             if complaint := untouched.disturbed():
                 raise call.error(complaint)
-            if decision is not None and not isinstance(decision, str):
-                raise call.error(f"gave {decision!r}; it gives a word or None")
-            if decision:
-                decided.append(decision)
+            decided += _decision(call, decision)
         return decided
 
     # -- once, after training ----------------------------------------------------------------------------
@@ -410,6 +438,13 @@ class Stack:
 def _before(hook: str, model: nn.Module, arguments: Mapping[str, Any]) -> Untouched:
     # What is drawn in the hooks of a batch is drawn in the micro-batch's own stream.
     return Untouched(model, batch=arguments.get("batch"), draws=hook not in ("loss", "regularize"))
+
+
+def _decision(call: Guard, given: Any) -> list[str]:
+    """The word that a trick gave, if any."""
+    if given is not None and not isinstance(given, str):
+        raise call.error(f"gave {given!r}; it gives a word or None")
+    return [given] if given else []
 
 
 def _is_factor(value: Any) -> bool:

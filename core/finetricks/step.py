@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from finetricks.progress import Progress
     from finetricks.stack import Stack
     from finetricks.trick import Trick
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Step:
     layers: Layers
     state: Mapping[str, dict[str, Any]]
     fresh: frozenset[str] = frozenset()
+    derived: dict[str, Any] = field(default_factory=dict)
 
     def generator(self, trick: Trick) -> torch.Generator:
         """A CPU generator of the trick's own for this micro-batch; the global state is left alone."""
@@ -50,3 +53,13 @@ class Step:
     def state_of(self, trick: Trick) -> dict[str, Any]:
         """What the trick remembers (tensors and JSON values), empty at first. Checkpointed by the session."""
         return self.state[self.stack.name_of(trick)]
+
+    def once(self, trick: Trick, make: Callable[[], T]) -> T:
+        """What `make` gives, made at the trick's first call in a session, and the same at each later one.
+
+        For what follows from the model's structure and would be looked up at every step. It is not saved.
+        """
+        name = self.stack.name_of(trick)
+        if name not in self.derived:
+            self.derived[name] = make()
+        return self.derived[name]  # type: ignore[no-any-return]

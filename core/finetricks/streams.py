@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -14,7 +15,7 @@ import numpy as np
 def child(seed: int, *keys: int | str) -> int:
     """The seed of the stream that `keys` name within the stream of `seed`: 63 bits, the same on every machine."""
     words = [seed, *(_number(key) for key in keys)]
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _number(key: int | str) -> int:
@@ -63,7 +64,24 @@ def seeded(seed: int) -> Iterator[None]:
     """Seed torch's global state for the block, and put the caller's state back afterwards."""
     import torch
 
+    if not torch.cuda.is_initialized() and _only_cpu():
+        # For each micro-batch: `torch.manual_seed` walks the stack to say who seeded devices that are not there.
+        before = torch.default_generator.get_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.default_generator.set_state(before)
+        return
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+@lru_cache(maxsize=1)
+def _only_cpu() -> bool:
+    """Whether torch has no accelerator here, whose random state would have to be seeded too."""
+    import torch
+
+    return torch.accelerator.current_accelerator(check_available=True) is None

@@ -30,7 +30,7 @@ def structure(model: nn.Module) -> dict[str, dict[str, Any]]:
             if hasattr(tensor, "shape")
         },
         "modules": {name: _shown(module) for name, module in model.named_modules()},
-        "config": _config(model),
+        "config": config_of(model),
     }
 
 
@@ -49,7 +49,8 @@ def _shown(module: nn.Module) -> str:
     return f"{type(module).__qualname__}({', '.join(f'{k}={v!r}' for k, v in settings_of(module).items())})"
 
 
-def _config(model: nn.Module) -> dict[str, Any]:
+def config_of(model: nn.Module) -> dict[str, Any]:
+    """What a transformers model's configuration says of what is computed; empty where it has none. JSON values."""
     from transformers import PreTrainedConfig
 
     config = getattr(model, "config", None)

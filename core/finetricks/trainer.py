@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from finetricks.optimizers import named_groups
 from finetricks.order import EpochSampler
 from finetricks.plan import compile_plan
 from finetricks.recipe import Recipe
+from finetricks.replay.replaying import Replaying
 from finetricks.session import Session
 from finetricks.stack import Criterion, Stack
 from finetricks.streams import Streams, child, kept, seeded
@@ -48,9 +49,10 @@ logger = logging.getLogger(__name__)
 class TrickMixin(Trainer):
     """A Trainer that trains by a recipe. Training settings come from `args`; the recipe's are not used.
 
+    All arguments but the recipe are the Trainer's own.
+
     Args:
         recipe: the tricks; seeds of single streams where the recipe sets them.
-        Everything else is the Trainer's own.
 
     Raises:
         RecipeError: a trick and `args` set the same thing.
@@ -88,7 +90,7 @@ class TrickMixin(Trainer):
         self._added = _added(given, self.train_dataset)
         self.eval_dataset = self._changed(stack, self.eval_dataset, "valid")
         self.held_out: Any = None
-        if stack.deciders and given is not None:  # without it there is nothing to decide on: it only evaluates
+        if stack.judges and given is not None:  # without it there is nothing to decide on: it only evaluates
             self.train_dataset, self.held_out = self._hold_out(stack, given, self.train_dataset)
         if self.model_init is None:
             refuse_compiled(self.model)
@@ -141,7 +143,7 @@ class TrickMixin(Trainer):
         """
         if isinstance(changed, IterableDataset):
             raise FinetricksError(
-                f"{', '.join(stack.deciders)} decides on a slice held out of train, and "
+                f"{', '.join(stack.judges)} decides on a slice held out of train, and "
                 "an iterable data set cannot be parted; give one with a length"
             )
         numbered = isinstance(changed, datasets.Dataset) and "example_id" in changed.column_names
@@ -149,7 +151,7 @@ class TrickMixin(Trainer):
         own = [row for row, number in enumerate(numbers) if number >= 0]  # the others were added
         if len(own) < 2:
             raise FinetricksError(
-                f"{', '.join(stack.deciders)} decides on a slice held out of train, and train has {len(own)} example; "
+                f"{', '.join(stack.judges)} decides on a slice held out of train, and train has {len(own)} example; "
                 "give more"
             )
         places = draw_rows(None, len(own), self._share(len(own)), child(self.streams.data, "held out"))
@@ -198,13 +200,13 @@ class TrickMixin(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self._length is None:
             raise FinetricksError("the optimizer of a recipe is made by trainer.train(), which knows the run's length")
-        if self.args.n_gpu > 1 and self._replaces_loss():
+        if self.args.n_gpu > 1 and self._replaces_loss:
             raise FinetricksError(
                 "DataParallel copies the model, and the tricks' loss with it; start with torchrun instead"
             )
         self._micro = None
         sample = self._sample()
-        if self._replaces_loss() or not self._normalises_by_items(sample):
+        if self._replaces_loss or not self._normalises_by_items(sample):
             self.model_accepts_loss_kwargs = False
         forward = partial(without, self._added)
         layers = find_layers(self.model, sample, self.recipe.layers, forward)
@@ -227,8 +229,6 @@ class TrickMixin(Trainer):
             else None,
         )
         plan = compiled()
-        for warning in plan.warnings():
-            logger.warning(warning)
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
         if "params" in options or "optimizer_dict" in options or not isinstance(kind, type):
             raise FinetricksError(
@@ -249,13 +249,41 @@ class TrickMixin(Trainer):
             forward=forward,
             replan=lambda decisions: compiled(decisions=decisions),
             peers=Ranks(self.args.process_index, self.args.world_size),
+            replaying=Replaying(
+                self.model,
+                layers,
+                stack,
+                self.recipe.training,
+                batch=sample,
+                forward=forward,
+                examples=self._examples(),
+                off=self._no_replay(),
+            ),
         )
+        for warning in self.session.plan.warnings():
+            logger.warning(warning)
         return optimizer
+
+    def _examples(self) -> int | None:
+        """How many examples an epoch has; `None` where the data set does not tell."""
+        return None if isinstance(self.train_dataset, IterableDataset) else len(self.train_dataset)
+
+    def _no_replay(self) -> str:
+        """Why nothing can be replayed, for a reason that lies with the Trainer; empty where it can."""
+        if self.args.torch_compile or self.accelerator.state.dynamo_plugin.backend != "NO":
+            return "the forward pass is compiled"
+        if self.args.n_gpu > 1:
+            return "DataParallel copies the model"
+        if self.accelerator.distributed_type.value not in ("NO", "MULTI_GPU", "MULTI_CPU"):
+            return f"the model is taken apart by {self.accelerator.distributed_type.value}"
+        if self.args.neftune_noise_alpha:
+            return "NEFTune adds noise to the embeddings"
+        return ""
 
     def _compile_options(self) -> Options | None:
         """How the session is to compile the model, where it computes the loss; else the Trainer does."""
         plugin = self.accelerator.state.dynamo_plugin
-        if not self._replaces_loss() or plugin.backend == "NO" or plugin.use_regional_compilation:
+        if not self._replaces_loss or plugin.backend == "NO" or plugin.use_regional_compilation:
             return None
         return dict(plugin.to_kwargs())
 
@@ -348,28 +376,66 @@ class TrickMixin(Trainer):
             self._in_training_step = False
         return loss
 
+    @cached_property
     def _replaces_loss(self) -> bool:
         return bool(self.recipe.stack().implementing("loss"))
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        if self._in_training_step and self.session is not None and self._replaces_loss():
+        if self._in_training_step and self.session is not None and self._replaces_loss:
             # The session compiles what is within.
             return self.session.carried(self.session.loss(inputs, uncompiled(model)))
         inputs = taken(self._added, self.model, inputs)
         if not self._in_training_step or self.session is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        whole = super().compute_loss
         with self.session.dropout_stream():
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            result = self.session.replayed(
+                lambda: whole(model, inputs, return_outputs, num_items_in_batch),
+                # Not through a wrapper, whose processes talk to each other at each pass.
+                partial(whole, self.accelerator.unwrap_model(model), dict(inputs), return_outputs, num_items_in_batch),
+            )
         penalty = self.session.penalty()
         loss = result[0] if return_outputs else result
         loss = self.session.carried(loss if penalty is None else loss + penalty)
         return (loss, result[1]) if return_outputs else loss
 
+    def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
+        whole = super().prediction_step
+        if self.session is None:
+            return whole(model, inputs, *arguments, **keywords)
+        return self.session.replayed(
+            lambda: whole(model, inputs, *arguments, **keywords),
+            partial(whole, self.accelerator.unwrap_model(model), dict(inputs), *arguments, **keywords),
+            training=False,
+        )
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip a whole optimizer step's gradient, once the tricks have seen it."""
+        if self.session is None or not self.session.watches:
+            return super()._clip_grad_norm(model)
+        norm = self._whole_norm(model)
+        self._after_backward(norm)
+        # The Trainer's own would unscale it again, which torch refuses.
+        return torch.nn.utils.clip_grad_norm_(list(model.parameters()), self.args.max_grad_norm)
+
+    def _whole_norm(self, model: Any) -> Any:
+        """The norm of the gradient, unscaled and averaged, which stays as it is."""
+        return super()._get_grad_norm(model)
+
+    def _after_backward(self, norm: Any) -> None:
+        assert self.session is not None
+        if self.session.plan.trains(self.session.global_step):
+            self.session.after_backward(norm)
+            if self.session.stopped:
+                self.control.should_training_stop = True
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The norm of a whole optimizer step's gradient, which the Trainer wants to know before it updates."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if grad_norm is None and self.session is not None and self.session.watches:  # nothing is clipped
+            self._after_backward(norm)
         if self.session is not None and self.session.plan.trains(self.session.global_step):
             scaler = getattr(self.accelerator, "scaler", None)
             self.session.check_gradient(norm, None if scaler is None else scaler.get_scale())

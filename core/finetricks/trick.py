@@ -57,6 +57,13 @@ class Trick(BaseModel, metaclass=_Kind):
         bounds_length: its `data` hook keeps examples to what the model that it builds can take; the core cuts nothing.
         learns: its `init` hook trains the weights; it comes after those that draw them.
         trains_nothing: it may freeze every layer; the run then only evaluates.
+        changes_frozen: it changes what frozen layers are given or what they do, from step to step, in a way that the
+            model's arguments do not show (noise, say): their work is then computed each time.
+        plans_only: beside `param_groups`, `freeze`, `schedule` and `finish` its hooks only check: runs that differ in
+            its values do the same work for as long as their plans agree. Nothing to say for a trick without others.
+        looks_ahead: its `loss` or `regularize` may depend on where the run, or its present stage, ends
+            (`progress.total_steps`, `fraction`, `epochs`, `stage.end`). Say false where it does not: trials that differ
+            in what comes later then share the work before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
@@ -69,6 +76,9 @@ class Trick(BaseModel, metaclass=_Kind):
     bounds_length: ClassVar[bool] = False
     learns: ClassVar[bool] = False
     trains_nothing: ClassVar[bool] = False
+    changes_frozen: ClassVar[bool] = False
+    plans_only: ClassVar[bool] = False
+    looks_ahead: ClassVar[bool] = True
 
     def __hash__(self) -> int:
         # By its values as text: a field may hold a list or a mapping, and pluggy keeps plugins in sets.
@@ -82,7 +92,10 @@ class Trick(BaseModel, metaclass=_Kind):
 
     @property
     def decides(self) -> bool:
-        """Whether a trick that implements `evaluated` does decide, at its values; a slice of train is then held out."""
+        """Whether a trick that implements `evaluated` or `after_backward` decides while training, at its values.
+
+        For `evaluated` a slice of train is then held out.
+        """
         return True
 
 

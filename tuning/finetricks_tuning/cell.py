@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetricks.prefix import BY_PLAN, OF_THE_STEPS, acts_before_training, acts_by_plan, unlike_any
 from finetricks.recipe import Recipe
 from finetricks.source import hash_of_core, hash_of_trick
-from finetricks.trick import input_files
+from finetricks.trick import Trick, input_files
 from finetricks_tuning.configurations import Configuration
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Cell:
     Attributes:
         upto: the share of its steps after which it is put down; another cell goes on from there.
         place: the key of that other cell, whose folder is this one's too; its own where it is run to its end.
+        family: what it has in common with the cells that may do the same first steps; empty where none can.
+        start: the same for those that begin with the same weights, where it takes training to make them.
     """
 
     configuration: Configuration
@@ -44,6 +47,8 @@ class Cell:
     key: str
     upto: float = 1.0
     place: str = ""
+    family: str = ""
+    start: str = ""
 
 
 def task_key(recipe: Recipe) -> str:
@@ -95,6 +100,35 @@ class Keys:
         if self._heads != "apart":
             parts["heads"] = self._heads
         return parts
+
+    def common(self, recipe: Recipe, parts: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Of a recipe's parts those that are equal where cells do the same first steps; `None` where none does."""
+        return None if unlike_any(recipe) else self._some(recipe, parts, BY_PLAN, lambda trick: not acts_by_plan(trick))
+
+    def start(self, recipe: Recipe, parts: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Those that are equal where cells begin with the same weights; `None` where these are made at once."""
+        if not any(trick.learns for _, trick in recipe.tricks):
+            return None
+        held_out = bool(recipe.stack().deciders)
+        return self._some(recipe, parts, OF_THE_STEPS, acts_before_training) | {"held_out": held_out}
+
+    @staticmethod
+    def _some(
+        recipe: Recipe, parts: Mapping[str, Any], without: frozenset[str], acts: Callable[[Trick], bool]
+    ) -> dict[str, Any]:
+        acting = {name: trick for name, trick in recipe.tricks if acts(trick)}
+        of_recipe, training = parts["recipe"], parts["recipe"]["training"]
+        of_recipe = of_recipe | {
+            "training": {key: value for key, value in training.items() if key not in without},
+            "tricks": [trick for trick in of_recipe["tricks"] if trick.keys() <= acting.keys()],
+        }
+        files = {file for trick in acting.values() for file in input_files(trick)}
+        return {
+            **parts,
+            "recipe": of_recipe,
+            "tricks": {name: source for name, source in parts["tricks"].items() if name in acting},
+            "files": {file: content for file, content in parts["files"].items() if file in files},
+        }
 
     @staticmethod
     def _canonical(recipe: Recipe) -> dict[str, Any]:
@@ -152,20 +186,40 @@ class CellMaker:
         # Sums over more threads round differently.
         self._base = with_training(study.recipe, threads=study.threads)
         self._keys = keys
-        self._known: dict[tuple[str, float | None], tuple[Recipe, dict[str, Any]]] = {}
+        self._known: dict[tuple[str, float | None], tuple[Recipe, _Parts]] = {}
+        self._shares = study.settings.sharing == "auto" and study.design.start >= 1
 
     def __call__(self, configuration: Configuration, seed: int, rate: float | None = None, upto: float = 1.0) -> Cell:
         """The cell of a configuration and a seed, at a learning rate of its own if one is given."""
         place = (configuration.name, rate)
         if place not in self._known:
             recipe = configuration.recipe(self._base, seed, rate)
-            self._known[place] = recipe, self._keys.parts(recipe)
-        recipe, parts = self._known[place]
-        resolved = parts["recipe"]
-        own = resolved | {"training": resolved["training"] | {"seed": seed}}
-        whole = _hash(parts | {"recipe": own})
+            parts = self._keys.parts(recipe)
+            shared = (self._keys.common(recipe, parts), self._keys.start(recipe, parts)) if self._shares else ()
+            self._known[place] = recipe, _Parts(parts, *shared)
+        recipe, known = self._known[place]
+        whole = _with_seed(known.whole, seed)
         key = whole if upto >= 1 else _hash({"of": whole, "upto": upto})
-        return Cell(configuration, seed, with_training(recipe, seed=seed), key, upto, whole)
+        seeded = with_training(recipe, seed=seed)
+        family, start = _with_seed(known.family, seed), _with_seed(known.start, seed)
+        return Cell(configuration, seed, seeded, key, upto, whole, family, start)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the seeds of a configuration share, of what its key, its family and its start are hashes of."""
+
+    whole: Mapping[str, Any]
+    family: Mapping[str, Any] | None = None
+    start: Mapping[str, Any] | None = None
+
+
+def _with_seed(parts: Mapping[str, Any] | None, seed: int) -> str:
+    """The hash of the parts with a seed; empty for none."""
+    if parts is None:
+        return ""
+    resolved = parts["recipe"]
+    return _hash({**parts, "recipe": resolved | {"training": resolved["training"] | {"seed": seed}}})
 
 
 def with_training(recipe: Recipe, **settings: Any) -> Recipe:

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from finetricks_tuning.redact import redacted
 
 if TYPE_CHECKING:
     from finetricks.runner import Result
+    from finetricks.stems import Sharing
     from finetricks.tasks import Task
 
 Run = Callable[..., "Result"]
@@ -41,6 +42,8 @@ class CellOrder:
     """What a worker is told to run, in plain JSON values: a cell without its live objects.
 
     Attributes:
+        leads: keys and recipes of the cells of its family for which it works out where they part.
+        leaves: where that is known already, the steps at which others part from this cell.
         together: the orders of other cells whose heads are trained together with this one's.
     """
 
@@ -53,6 +56,10 @@ class CellOrder:
     place: str = ""
     upto: float = 1.0
     save_model: bool = False
+    family: str = ""
+    start: str = ""
+    leads: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    leaves: Sequence[int] = ()
     together: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -73,6 +80,8 @@ class CellOrder:
             place=cell.place,
             upto=cell.upto,
             save_model=save_model,
+            family=cell.family,
+            start=cell.start,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,6 +94,8 @@ def run_cell(
     device: str,
     prepare: Callable[[CellOrder], tuple[Recipe, Task]],
     run: Run | None = None,
+    *,
+    sharing: Sharing | None = None,
 ) -> Trial:
     """Run a cell, from its checkpoint if it was interrupted, and give its record.
 
@@ -97,6 +108,7 @@ def run_cell(
     Args:
         prepare: gives the recipe and its task; what it raises is recorded too.
         run: trains it; in this process by default.
+        sharing: what it has in common with other cells.
 
     Raises:
         WorkerLost: from `run`; what the cell has saved so far is kept.
@@ -108,7 +120,7 @@ def run_cell(
     try:
         recipe, task = prepare(order)
         trial = replace(trial, environment=_environment(order, recipe, task, device))
-        result = _run(order, recipe, place, task, run)
+        result = _run(order, recipe, place, task, run, sharing=sharing)
     except Diverged as diverged:
         told = describe(diverged)
         seconds = time.perf_counter() - started
@@ -176,20 +188,23 @@ def _environment(order: CellOrder, recipe: Recipe, task: Task, device: str) -> d
 def _finished(trial: Trial, result: Result, task: Task) -> Trial:
     metrics = {"valid": _finite(result.valid), "test": None if result.test is None else _finite(result.test)}
     warnings = tuple(note for note in result.notes if note not in task.notes)
-    return replace(trial, status=FINISHED, error=None, metrics=metrics, seconds=result.seconds, warnings=warnings)
+    trial = replace(trial, status=FINISHED, error=None, metrics=metrics, seconds=result.seconds, warnings=warnings)
+    return replace(trial, branched=result.branched)
 
 
-def _run(order: CellOrder, recipe: Recipe, place: Path, task: Task, run: Run | None) -> Result:
+def _run(
+    order: CellOrder, recipe: Recipe, place: Path, task: Task, run: Run | None, *, sharing: Sharing | None
+) -> Result:
     if run is None:
         from finetricks.runner import run as in_this_process
 
         run = in_this_process
-    run = partial(run, save_model=order.save_model, upto=order.upto)
+    run = partial(run, save_model=order.save_model, upto=order.upto, sharing=sharing)
     try:
         return run(recipe, place, resume=True, task=task)
     except CheckpointError:  # damaged, or the study was moved: the key is the same, and there is nothing to go on from
         RunFolder(place).clear()
-        return run(recipe, place, task=task)
+        return run(recipe, place, task=task, sharing=None)
 
 
 def cell_folder(folder: Path, key: str) -> Path:
@@ -202,6 +217,11 @@ def cell_folder(folder: Path, key: str) -> Path:
     if not name or name in (".", "..") or any(letter in "/\\\0" for letter in name):
         raise InputError(f"{key!r} is no key of a cell: it names no folder of its own")
     return folder / CELLS / name
+
+
+def study_of(cell: Path) -> Path:
+    """The folder of the study that a cell's folder lies in."""
+    return cell.parent.parent
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -59,6 +59,9 @@ def sweep(
     loggers: Annotated[
         list[str] | None, typer.Option("--logger", metavar="NAME", help="Also log to tensorboard, mlflow or wandb.")
     ] = None,
+    no_sharing: Annotated[
+        bool, typer.Option("--no-sharing", help="Let each cell do all of its steps itself, also those it shares.")
+    ] = False,
     trust_remote_code: Trust = False,
     as_json: AsJson = False,
 ) -> None:
@@ -66,6 +69,7 @@ def sweep(
     from finetricks_tuning.study import Study
 
     settings = [*(settings or ()), *([f"loggers=[{', '.join(loggers)}]"] if loggers else ())]
+    settings += ["sharing=off"] if no_sharing else []
     if out is None and not dry_run:
         raise InputError("name the study's folder: --out DIR")
     checked = Study.load(study, settings or (), catalog_with(plugins))  # before the seconds that torch and Ray take
@@ -192,6 +196,7 @@ def _tell_dry_run(study: Study, out: Path | None, as_json: bool, *, address: str
         print_json({"data_sets": told, "seconds": seconds} if study.data_sets else told[""])
         return
     from finetricks_tuning.live import dry_run_table
+    from finetricks_tuning.shared_steps import drawn
     from finetricks_tuning.text import duration
 
     console = output()
@@ -202,6 +207,11 @@ def _tell_dry_run(study: Study, out: Path | None, as_json: bool, *, address: str
         done = f" ({one.done} more have a result)" if one.done else ""
         at_once = f"{one.slots} at once" if one.slots > 1 else "one at a time"
         most = "" if study.strategy.name == "full" else "at most "
+        steps, saved = one.steps
+        if saved:
+            for line in drawn(one.parts, [cell for cell, _ in one.cells]):
+                console.print(line, markup=False, soft_wrap=True)
+            console.print(f"{saved} of {steps} steps of such cells are done by another ({saved / steps:.0%})")
         cost = f"{len(one.cells)} cells to run{done}, {at_once}: about {duration(one.seconds)}"
         console.print(f"{most}{cost}", markup=False)
         if groups := [len(group) for group in one.together if len(group) > 1]:

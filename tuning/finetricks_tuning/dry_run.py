@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from finetricks_tuning.loopback import keep_to_this_machine
 from finetricks_tuning.prepare import Prepared, prepare
 from finetricks_tuning.probe import probe
 from finetricks_tuning.rounds import at_most
+from finetricks_tuning.shared_steps import Part, parts_of
 from finetricks_tuning.summary import LEDGER
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class DryRun:
             add others.
         done: how many cells have a result already.
         slots: how many cells run at once.
+        parts: by the key of a cell that has others in its family, what of its steps is left to itself.
         together: with `heads: together` the cells of each group, as their places among `cells`; those that are run
             alone are groups of one.
         apart: which configurations are run alone in such a study, and why, a sentence each.
@@ -45,8 +47,14 @@ class DryRun:
     left_out: tuple[LeftOut, ...]
     done: int
     slots: int
+    parts: Mapping[str, Part] = field(default_factory=dict)
     together: tuple[tuple[int, ...], ...] = ()
     apart: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """The steps of the cells that have others in their family, and how many of them are done by others."""
+        return sum(part.total for part in self.parts.values()), sum(part.step for part in self.parts.values())
 
     @property
     def seconds(self) -> float:
@@ -64,6 +72,7 @@ class DryRun:
                     "tricks": {name: trick.model_dump(mode="json") for name, trick in cell.recipe.tricks},
                     "seed": cell.seed,
                     "seconds": seconds,
+                    **self._branch(cell),
                 }
                 for cell, seconds in self.cells
             ],
@@ -71,12 +80,19 @@ class DryRun:
             "done": self.done,
             "slots": self.slots,
             "seconds": self.seconds,
+            "shared": dict(zip(("steps", "saved"), self.steps, strict=True)),
             **(
                 {"together": [list(group) for group in self.together], "apart": list(self.apart)}
                 if self.together
                 else {}
             ),
         }
+
+    def _branch(self, cell: Cell) -> dict[str, Any]:
+        part = self.parts.get(cell.key, Part())
+        if part.parent is None:
+            return {}
+        return {"branches": {"from": part.parent.configuration.name, "step": part.step, "of": part.total}}
 
 
 def dry_run(
@@ -116,13 +132,15 @@ def dry_run(
     heads = Heads(prepared.task_of)
     groups = heads.groups(cells) if study.settings.heads == "together" else [[cell] for cell in cells]
     places = {cell.key: place for place, cell in enumerate(cells)}
+    parts = parts_of([group[0] for group in groups if len(group) == 1], prepared.task_of)
     together = tuple(tuple(places[cell.key] for cell in group) for group in groups)
     return DryRun(
         design=facts_of(study.design, levels, len(study.left_out)),
-        cells=tuple(zip(cells, _seconds(planned, cells, prepared, groups), strict=True)),
+        cells=tuple(zip(cells, _seconds(planned, cells, prepared, parts, groups), strict=True)),
         left_out=study.left_out,
         done=len(planned) - len(cells),
         slots=count_slots(Resources.of(study, prepared.gpus), address),
+        parts=parts,
         together=together if study.settings.heads == "together" else (),
         apart=tuple(heads.told()),
     )
@@ -142,7 +160,11 @@ def _recorded(folder: Path, retry_failed: bool) -> set[str]:
 
 
 def _seconds(
-    planned: Sequence[Cell], cells: Sequence[Cell], prepared: Prepared, groups: Sequence[Sequence[Cell]]
+    planned: Sequence[Cell],
+    cells: Sequence[Cell],
+    prepared: Prepared,
+    parts: Mapping[str, Part],
+    groups: Sequence[Sequence[Cell]],
 ) -> list[float]:
     """The cost of each cell, from a probe of the first configuration with each model and length.
 
@@ -156,7 +178,7 @@ def _seconds(
     def seconds(cell: Cell) -> float:
         cost, task, size = costs[task_key(cell.recipe)], prepared.task_of(cell.recipe), sizes[cell.key]
         if size == 1:
-            return cost.of(cell.recipe, task)
+            return cost.of(cell.recipe, task, parts[cell.key].share if cell.key in parts else 0.0)
         return cost.start + (cost.of(with_training(cell.recipe, epochs=1), task) - cost.start) / size
 
     return [seconds(cell) for cell in cells]

@@ -15,12 +15,13 @@ from finetricks.atomic import holds_nothing, is_partial, refuse_links, write_ato
 from finetricks.errors import InputError
 from finetricks.recipe import Recipe
 from finetricks_tuning.data_sets import FOLDER as DATA_SETS
+from finetricks_tuning.sharing import FOLDER as STEMS
 from finetricks_tuning.study import Study
 
 WANDB = "wandb"
 STUDY, LOCK, LEDGER, PLAN = "study.yaml", ".lock", "trials.jsonl", "cells.json"
 FILES = (LEDGER, PLAN, "summary.json", "report.html", ".stop", ".hold")
-FOLDERS = ("cells", DATA_SETS, "plans", "tensorboard", "mlflow", WANDB)
+FOLDERS = ("cells", STEMS, DATA_SETS, "plans", "tensorboard", "mlflow", WANDB)
 OWN = frozenset({STUDY, LOCK, *FILES, *FOLDERS})
 """All that a study's folder holds."""
 

@@ -74,6 +74,9 @@ class Heads:
 
 
 def order_of(group: Sequence[Cell], *, save_model: bool) -> CellOrder:
-    """What a worker is told to run."""
-    first, *others = (CellOrder.of(cell, save_model=save_model) for cell in group)
+    """What a worker is told to run. Cells that are trained together share no steps with any other."""
+    orders = [CellOrder.of(cell, save_model=save_model) for cell in group]
+    if len(orders) == 1:
+        return orders[0]
+    first, *others = (replace(order, family="", start="") for order in orders)
     return replace(first, together=tuple(other.to_dict() for other in others))

@@ -43,6 +43,8 @@ class Trial:
         diverged_at: the optimizer step at which it diverged; `None` if it did not.
         warnings: what the run said of its plan (layers that never thaw, ...).
         environment: versions, device and threads.
+        branched: where it went on from another cell's work: the `step`, that cell's key (`stem`), and the `seconds`
+            that the work before had taken, which are not among its own; `None` where it did all of its steps itself.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore", allow_inf_nan=False)
@@ -60,13 +62,17 @@ class Trial:
     environment: Mapping[str, Any] = field(default_factory=dict)
     diverged_at: int | None = None
     together: str | None = None
+    branched: Mapping[str, Any] | None = None
 
     def value(self, metric: str) -> float | None:
         """A metric on valid; `None` where the cell did not finish, or the metric is not defined."""
         return (self.metrics.get("valid") or {}).get(metric) if self.status == FINISHED else None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        written = asdict(self)
+        if self.branched is None:
+            del written["branched"]
+        return json.dumps(written)
 
     @classmethod
     def from_json(cls, text: str) -> Trial:

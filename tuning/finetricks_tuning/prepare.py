@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from finetricks_tuning.cell import CellMaker, Keys, task_key
 from finetricks_tuning.configurations import Configuration
+from finetricks_tuning.tasks import task_for
 
 if TYPE_CHECKING:
     from finetricks.recipe import Recipe
@@ -22,7 +24,7 @@ class Prepared:
 
     Attributes:
         make: makes its cells.
-        tasks: by `task_key`: one, unless the model or the length is a factor.
+        tasks: by `task_key`: one, unless the model or the length is a factor; those of several lengths share tokens.
         greater_is_better: of the study's metric.
         device: the kind of device that the cells run on: `cpu`, or a GPU's name.
         gpus: how many GPUs, or what share of one, a worker takes.
@@ -47,17 +49,11 @@ def prepare(study: Study, *, trust_remote_code: bool = False) -> Prepared:
     Raises:
         InputError: the data or the model cannot be used, or have no such metric.
     """
-    from finetricks.runner import task_of
     from finetricks.tasks.metrics import greater_is_better
 
     tasks: dict[str, Task] = {}
 
-    def task(recipe: Recipe) -> Task:
-        key = task_key(recipe)
-        if key not in tasks:
-            tasks[key] = task_of(recipe, trust_remote_code)
-        return tasks[key]
-
+    task = partial(task_for, tasks=tasks, trust_remote_code=trust_remote_code)
     better = greater_is_better(study.settings.metric, task(study.recipe).kind)
     device, gpus = _device(study)
     make = CellMaker(study, Keys(task, device, study.settings.workers_per_cell, study.settings.heads))

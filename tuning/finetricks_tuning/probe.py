@@ -34,8 +34,8 @@ class Cost:
     example: float
     evaluation: float
 
-    def of(self, recipe: Recipe, task: Task) -> float:
-        """Seconds of a run of `recipe` on `task`."""
+    def of(self, recipe: Recipe, task: Task, done: float = 0.0) -> float:
+        """Seconds of a run of `recipe` on `task`, of which a share is `done` already."""
         from finetricks.plan import total_steps
 
         training = recipe.training
@@ -44,8 +44,8 @@ class Cost:
         per_epoch = -(-batches // training.accumulation)
         steps = total_steps(training.epochs, per_epoch)
         every = per_epoch if training.evaluate == "epoch" else training.evaluate
-        evaluations = -(-steps // every) + rows.get("test", 0) / rows["valid"]
-        return self.start + steps * _examples(recipe) * self.example + evaluations * self.evaluation
+        evaluations = -(-steps // every) * (1 - done) + rows.get("test", 0) / rows["valid"]
+        return self.start + (1 - done) * steps * _examples(recipe) * self.example + evaluations * self.evaluation
 
 
 def probe(recipe: Recipe, task: Task) -> Cost:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +14,11 @@ from ray.tune.search import Searcher
 
 from finetricks.guard import last_on
 from finetricks_tuning.cell_run import CellOrder, lost
+from finetricks_tuning.families import Families
 from finetricks_tuning.ledger import FAILED, Ledger, Trial
 from finetricks_tuning.limit import stack_of, trail_of
 
-ORDER, TRIAL, TRIALS, ALONE, PROBLEM = "order", "trial", "trials", "alone", "problem"
+ORDER, AWAITED, TRIAL, TRIALS, ALONE, PROBLEM = "order", "awaited", "trial", "trials", "alone", "problem"
 """Keys of what goes to a worker and of what comes back: JSON texts, which Tune passes on as they are; the records of
 an order that holds several cells, or that these are to be run alone; and why a worker cannot write in the study's
 folder."""
@@ -39,9 +41,9 @@ class Exhausted(Protocol):
 class CellSearcher(Searcher):  # type: ignore[misc]
     """Gives out the cells of one round after another, and writes each result to the ledger.
 
-    While a round is not over and none of its cells is left, workers are given an order for nothing, which lasts as long
-    as the file `hold` exists: Tune would end those that have nothing to do, and a new one takes seconds to start. Where
-    each cell has a process of its own there is no `hold`.
+    While a round is not over and none of its cells can begin, workers are given an order for nothing, which lasts as
+    long as the file `hold` exists, or until a file appears that a cell waits for: Tune would end those that have
+    nothing to do, and a new one takes seconds to start. Where each cell has a process of its own there is no `hold`.
 
     Args:
         next_round: gives the cells. Those in the ledger are passed over.
@@ -80,20 +82,25 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         self._waiting: list[CellOrder] = []
         self._ledger = ledger
         self._hold = hold
+        self._families = Families(ledger.path.parent)
         self._stopped = False
         self._lost_in_a_row = 0
 
     def has_work(self) -> bool:
         """Whether a cell can begin now. Decides the next round when the last one is over."""
+        return self._following() is not None
+
+    def _following(self) -> CellOrder | None:
+        """The cell to run next; `None` where none can begin now."""
         if not self.ended and not self._waiting and not self.running:
-            self._waiting = self._next_round(self.trials)[::-1]
+            self._waiting = self._next_round(self.trials)
             if not self._waiting:
                 self.ended = "every cell has a result"
         if self._waiting and (
             reason := self._exhausted(self.trials, sum(len(order.cells) for order in self.running.values()), self.slots)
         ):
             self._waiting, self.ended = [], reason
-        return bool(self._waiting)
+        return self._families.next(self._waiting, self.running.values(), self.slots)
 
     @property
     def workers_fail(self) -> bool:
@@ -112,9 +119,10 @@ class CellSearcher(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._stopped or self.workers_fail:
             return str(Searcher.FINISHED)
-        if self.has_work():
-            order = self._waiting.pop()
-            self.running[trial_id] = order
+        order = self._following()
+        if order is not None:
+            self._waiting = [other for other in self._waiting if other.key != order.key]
+            self.running[trial_id] = order = self._families.told(order, self._waiting)
             self.on_change()
             return {ORDER: json.dumps(order.to_dict())}
         if self.ended:
@@ -123,7 +131,7 @@ class CellSearcher(Searcher):  # type: ignore[misc]
             return None
         with suppress(OSError):  # without it they only come back sooner
             self._hold.touch()
-        return {ORDER: None}
+        return {ORDER: None, AWAITED: json.dumps(self._families.awaited(self._waiting))}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         order = self.running.pop(trial_id, None)
@@ -140,10 +148,12 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         if result and result.get(PROBLEM):
             self._give_up(result[PROBLEM])
         if several and (error or (result or {}).get(ALONE)):  # which of them it was shows when each is alone
-            self._waiting += order.cells[::-1]
+            self._waiting = [*order.cells, *self._waiting]
         elif not trials or not all(map(self._record, trials)):
-            self._waiting.append(order)  # the worker was told to stop before it began, or cannot write
-        if not self.running:
+            # The worker was told to stop before it began, or cannot write.
+            self._waiting.insert(0, replace(order, leads=(), leaves=()))
+        self._families.tidy([*self._waiting, *self.running.values()])
+        if not self.running or self._families.next(self._waiting, self.running.values(), self.slots):
             self.release()
         self.on_change()
 

@@ -79,6 +79,9 @@ class StudySettings(Settings):
     isolation: Literal["warm", "process"] = Field(
         default="warm", description="warm: a process runs one cell after another; process: each cell has its own."
     )
+    sharing: Literal["auto", "off"] = Field(
+        default="auto", description="auto: steps that several cells have in common are done once; the same bits."
+    )
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         default=(), description="Where else the cells are logged."
     )

@@ -17,8 +17,9 @@ from finetricks.catalog import Catalog, installed
 from finetricks.storage import StorageError
 from finetricks.trick import Trick
 from finetricks_tuning.cell_run import CellOrder, lost, run_cell, run_group
-from finetricks_tuning.limit import TookTooLong, limited
-from finetricks_tuning.searcher import ALONE, ORDER, PROBLEM, TRIAL, TRIALS
+from finetricks_tuning.limit import TookTooLong, limited, stack_of, trail_of
+from finetricks_tuning.searcher import ALONE, AWAITED, ORDER, PROBLEM, TRIAL, TRIALS
+from finetricks_tuning.sharing import sharing_of, was_lost_asking
 from finetricks_tuning.worker_group import WorkerGroup
 from finetricks_tuning.workplace import Workplace
 
@@ -104,17 +105,21 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
         if (self._folder / STOP).exists():
             return {TRIAL: None, "done": True}
         if self.config[ORDER] is None:
-            self._wait()
+            self._wait([self._folder / path for path in json.loads(self.config.get(AWAITED) or "[]")])
             return {TRIAL: None, "done": True}
         self._workplace.tidy()
         order = CellOrder(**json.loads(self.config[ORDER]))
+        if was_lost_asking(order, self._folder):
+            stack_of(trail_of(order, self._folder)).unlink(missing_ok=True)  # it was not this cell that took too long
+            order = replace(order, leads=())
         run = partial(self._group.run, order) if self._group else None
+        sharing = sharing_of(order, self._folder, self._workplace.recipe)
         try:
             with limited(order, self._folder, self._minutes):
                 if order.together:
                     trials = run_group(order, self._folder, self._device, self._workplace.prepare)
                     return {TRIALS: json.dumps([trial.to_json() for trial in trials]), "done": True}
-                trial = run_cell(order, self._folder, self._device, self._workplace.prepare, run)
+                trial = run_cell(order, self._folder, self._device, self._workplace.prepare, run, sharing=sharing)
         except TookTooLong as error:
             if order.together:
                 return {ALONE: True, "done": True}
@@ -123,10 +128,15 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
             return {TRIAL: None, PROBLEM: error.reason, "done": True}
         return {TRIAL: trial.to_json(), "done": True}
 
-    def _wait(self) -> None:
-        """Stay warm until the round is over; not for ever, since the driver may have been killed."""
+    def _wait(self, awaited: Sequence[Path]) -> None:
+        """Stay warm until the round is over, or a cell can begin that waited for one of the files.
+
+        Not for ever, since the driver may have been killed.
+        """
         until = time.monotonic() + LONGEST_WAIT
         while (self._folder / HOLD).exists() and time.monotonic() < until:
+            if any(path.exists() for path in awaited):
+                return
             time.sleep(BETWEEN_LOOKS)
 
     def cleanup(self) -> None:

@@ -29,12 +29,14 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from finetricks.distributed import TIMEOUT, Ranks, backend, describe, leave
 from finetricks.errors import Diverged, FinetricksError
 from finetricks.runner import run
-from finetricks_tuning.cell_run import CellOrder, WorkerLost
+from finetricks_tuning.cell_run import CellOrder, WorkerLost, study_of
+from finetricks_tuning.sharing import sharing_of
 from finetricks_tuning.workplace import Workplace
 
 if TYPE_CHECKING:
     from finetricks.recipe import Recipe
     from finetricks.runner import Result
+    from finetricks.stems import Sharing
     from finetricks.tasks import Task
     from finetricks_tuning.worker import Plugins
 
@@ -90,6 +92,7 @@ class WorkerGroup:
         resume: bool = False,
         save_model: bool = False,
         upto: float = 1.0,
+        sharing: Sharing | None = None,
     ) -> Result:
         """Train `recipe`, the one of `order`, on all ranks. Arguments and errors as of `finetricks.runner.run`.
 
@@ -105,7 +108,7 @@ class WorkerGroup:
             with watch:
                 with Ranks.current().together():
                     pass  # the others have prepared the cell
-                result = run(recipe, out, resume=resume, task=task, save_model=save_model, upto=upto)
+                result = run(recipe, out, resume=resume, task=task, save_model=save_model, upto=upto, sharing=sharing)
         except Exception as failure:
             cause = self._cause(failure, _read(answers, GRACE), broken=watch.broken)
             if cause is failure:
@@ -228,7 +231,8 @@ class Member:
             with Ranks.current().together():
                 cell = CellOrder(**order)
                 recipe, task = self._workplace.prepare(cell)
-            run(recipe, out, resume=resume, task=task, save_model=cell.save_model, upto=cell.upto)
+            sharing = sharing_of(cell, study_of(Path(out)), self._workplace.recipe)
+            run(recipe, out, resume=resume, task=task, save_model=cell.save_model, upto=cell.upto, sharing=sharing)
         except Exception as failure:
             return describe(failure)
         return None

@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetricks.recipe import Recipe
-from finetricks.runner import task_of
 from finetricks_tuning.hygiene import Flags, clean, settle
+from finetricks_tuning.tasks import task_for
 
 if TYPE_CHECKING:
     from finetricks.catalog import Catalog
@@ -43,10 +43,14 @@ class Workplace:
 
     def prepare(self, order: CellOrder) -> tuple[Recipe, Task]:
         """The recipe of a cell, and its task."""
-        recipe = Recipe(**order.recipe, catalog=self._catalog)
+        recipe = self.recipe(order.recipe)
         if order.task not in self._tasks:  # of a configuration that was chosen while the study ran
-            self._tasks[order.task] = task_of(recipe, self._trust)
+            self._tasks[order.task] = task_for(recipe, self._tasks, trust_remote_code=self._trust)
         return recipe, self._tasks[order.task]
+
+    def recipe(self, values: Mapping[str, Any]) -> Recipe:
+        """A recipe of its JSON values, with the study's tricks."""
+        return Recipe(**values, catalog=self._catalog)
 
     def close(self) -> None:
         self._folder.cleanup()

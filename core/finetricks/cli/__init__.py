@@ -14,9 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from finetricks import __version__
+from finetricks.cli.cache import cache
 from finetricks.cli.console import complain
 from finetricks.cli.extensions import COMMANDS, announced, load
 from finetricks.cli.models import new_lstm
+from finetricks.cli.plugins import new_plugin
 from finetricks.cli.recipes import check, explain
 from finetricks.cli.runs import predict, train
 from finetricks.cli.tricks import list_tricks, schema, show
@@ -32,6 +34,8 @@ BUILT_IN: Mapping[str, Callable[..., None]] = {
     "train": train,
     "predict": predict,
     "new-lstm": new_lstm,
+    "cache": cache,
+    "new-plugin": new_plugin,
 }
 
 

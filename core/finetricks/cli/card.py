@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from packaging.specifiers import SpecifierSet
 from rich.console import Console
 from rich.markup import escape
 
+from finetricks import __version__
 from finetricks.catalog import Catalog
 from finetricks.cli.console import new_table
 from finetricks.implementation import implementations
@@ -29,6 +31,7 @@ def headline(name: str, catalog: Catalog) -> dict[str, Any]:
         "hooks": [hook.hook for hook in hooks],
         "wraps": [hook.hook for hook in hooks if hook.wrapper],
         "from": catalog.origin_of(name),
+        "written_for": None if (versions := catalog.written_for(name)) is None else str(versions),
     }
 
 
@@ -60,15 +63,30 @@ def _fields(trick: type[Trick]) -> dict[str, dict[str, Any]]:
     return fields
 
 
+def not_for_this_version(tricks: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Warnings of tricks that say that they were written for other versions of finetricks, one a distribution."""
+    others = {
+        trick["from"]: trick["written_for"]
+        for trick in tricks
+        if trick["written_for"] and not SpecifierSet(trick["written_for"]).contains(__version__, prereleases=True)
+    }
+    return [
+        f"{origin} was written for finetricks {versions}, and this is {__version__}: look for another version of it"
+        for origin, versions in others.items()
+    ]
+
+
+def origin_in_words(card: Mapping[str, Any]) -> str:
+    return f"{card['from']}, for finetricks {card['written_for']}" if card["written_for"] else str(card["from"])
+
+
 def hooks_in_words(card: Mapping[str, Any]) -> str:
     return ", ".join(f"wraps {hook}" if hook in card["wraps"] else hook for hook in card["hooks"])
 
 
 def print_card(card: Mapping[str, Any], console: Console) -> None:
-    console.print(
-        f"[bold]{escape(card['name'])}[/bold]  ({escape(hooks_in_words(card))}; from {escape(card['from'])})\n",
-        soft_wrap=True,
-    )
+    about = escape(f"({hooks_in_words(card)}; from {origin_in_words(card)})")
+    console.print(f"[bold]{escape(card['name'])}[/bold]  {about}\n", soft_wrap=True)
     console.print(card["doc"], markup=False, soft_wrap=True)
     if card["fields"]:
         table = new_table("field", "type", "default", "search", "")

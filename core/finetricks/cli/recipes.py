@@ -113,7 +113,10 @@ def _checked(file: Path, settings: Sequence[str], catalog: Catalog, trust: bool)
         "data": f"{task.kind.replace('_', '-')}{labels}; rows: {splits}",
     }
     steps = {"steps": f"{plan.total_steps}, {plan.steps_per_epoch} an epoch"}
-    return task_in_words | settings_in_words | steps, [*task.notes, *plan.warnings()]
+    from finetricks.explain import replay_in_words
+
+    replay = {"replay": words} if (words := replay_in_words(plan)) else {}
+    return task_in_words | settings_in_words | steps | replay, [*task.notes, *plan.warnings()]
 
 
 def _compile(recipe: Recipe, trust: bool) -> tuple[Task, Plan]:

@@ -13,13 +13,13 @@ from finetricks.cli.options import AsJson, Plugins, catalog_with
 
 def list_tricks(plugins: Plugins = None, as_json: AsJson = False) -> None:
     """List the tricks that are installed."""
-    from finetricks.cli.card import headline, hooks_in_words
+    from finetricks.cli.card import headline, hooks_in_words, not_for_this_version, origin_in_words
 
     catalog = catalog_with(plugins)
     with working("reading the tricks"):
         broken = catalog.broken()
         tricks = [headline(name, catalog) for name in catalog.names() if name not in broken]
-    for reason in broken.values():
+    for reason in [*broken.values(), *not_for_this_version(tricks)]:
         warn(reason)
     if as_json:
         print_json(tricks)
@@ -29,7 +29,7 @@ def list_tricks(plugins: Plugins = None, as_json: AsJson = False) -> None:
     names.no_wrap = True  # a plugin file's long path would break what people look for
     hooks.max_width = 20
     for trick in tricks:
-        table.add_row(*map(escape, (trick["name"], hooks_in_words(trick), trick["summary"], trick["from"])))
+        table.add_row(*map(escape, (trick["name"], hooks_in_words(trick), trick["summary"], origin_in_words(trick))))
     output().print(table)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from finetricks.atomic import write_atomically
 from finetricks.distributed import ALONE, Ranks
 from finetricks.errors import NotFinite
 from finetricks.layer_pass import without
-from finetricks.tasks.encode import TOKENS, collator
+from finetricks.lengths import token_counts
+from finetricks.tasks.encode import NO_MORE, TOKENS, Padding, collator
 from finetricks.tasks.labels import Kind
 from finetricks.tasks.metrics import THRESHOLD
 
@@ -38,6 +40,8 @@ def score(
     batch_size: int,
     ranks: Ranks = ALONE,
     added: Sequence[str] = (),
+    padding: Padding = NO_MORE,
+    around: Callable[[Callable[[], Any]], Any] = lambda compute: compute(),
 ) -> NDArray[np.float64]:
     """What the model gives for each example, in the data set's order.
 
@@ -46,6 +50,7 @@ def score(
 
     Args:
         added: the columns that tricks added; the model is given those that its forward pass names.
+        around: gives what a batch's computation gives; `Session.replayed`, say.
 
     Returns:
         [examples, classes] probabilities that sum to 1 (classification), or each label's own (multi_label);
@@ -54,18 +59,19 @@ def score(
     Raises:
         NotFinite: a score is not finite.
     """
-    lengths = [len(ids) for ids in dataset["input_ids"]]
+    lengths = token_counts(dataset)
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])  # the largest batch first: out of memory early
     rows = dataset.select_columns([name for name in (*TOKENS, *added) if name in dataset.column_names]).select(order)
     device = next(model.parameters()).device
-    collate = collator(tokenizer, added)
+    collate = collator(tokenizer, added, padding)
     logits: dict[int, torch.Tensor] = {}
     ranks.share_buffers(model)
     with ranks.together(), _evaluating(model), torch.inference_mode():
         for start in range(ranks.rank * batch_size, len(rows), ranks.size * batch_size):
             columns = rows[start : start + batch_size]
             batch = collate([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)])
-            outputs = without(added, model, {name: tensor.to(device) for name, tensor in batch.items()})
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            outputs = around(partial(without, added, model, batch))
             logits[start] = outputs.logits.to("cpu", torch.float64)
     every = {start: part for parts in ranks.gather(logits) for start, part in parts.items()}
     scores = scores_of(torch.cat([every[start] for start in sorted(every)]), kind)

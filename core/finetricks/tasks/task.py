@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from finetricks.errors import Problem, RecipeError
+from finetricks.lengths import token_counts
 from finetricks.settings import Data
-from finetricks.tasks.encode import tokenize
+from finetricks.tasks.encode import TOKENS, tokenize
 from finetricks.tasks.examples import LabelledData, read_examples
 from finetricks.tasks.labels import Kind
 from finetricks.tasks.models import empty_model, load_config, load_model, load_tokenizer, max_positions, resolve_model
+from finetricks.tasks.ragged import values_of
 
 if TYPE_CHECKING:
     import datasets
@@ -62,6 +66,22 @@ class Task:
         if state["tokenizer"] is None:
             state = state | {"tokenizer": load_tokenizer(state["model_name"], trust=True)}
         vars(self).update(state)
+
+    def with_length(self, max_length: int | None, *, named: str | None = None) -> Task:
+        """The same task, seen through another length; the tokens are shared.
+
+        Args:
+            max_length: as in `load_task`.
+            named: what errors call the model; its name by default.
+
+        Raises:
+            RecipeError: `max_length` does not fit the model.
+        """
+        name, trust = self.model_name, self.trust_remote_code
+        positions = max_positions(empty_model(name, load_config(name, trust=trust), trust=trust))
+        special = self.tokenizer.num_special_tokens_to_add(len(self.text_columns) == 2)
+        length = _fit_length(max_length, positions, self.tokenizer, named or name, special)
+        return replace(self, max_length=length)
 
     def model(self, seed: int) -> PreTrainedModel:
         """A fresh model with a head for this task, whose new weights are drawn from `seed`. Raises `ModelError`."""
@@ -138,6 +158,10 @@ def _fingerprint(
 
     add([examples.kind, examples.names, len(tokenizer), tokenizer.all_special_tokens, tokenizer.all_special_ids])
     for split, dataset in sorted(splits.items()):
-        for name, values in sorted(dataset[:].items()):
-            add([split, name, values])
+        for name in sorted(dataset.column_names):
+            if name in TOKENS:
+                add([split, name, token_counts(dataset)])
+                content.update(np.ascontiguousarray(values_of(dataset, name), "<i4").tobytes())
+            else:
+                add([split, name, dataset[name][:]])
     return content.hexdigest()

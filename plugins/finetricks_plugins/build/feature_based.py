@@ -47,7 +47,8 @@ class ScalarMix(nn.Module):
 
 
 def _encoder_in_eval(classifier: Any, given: tuple[Any, ...]) -> None:
-    classifier.encoder.eval()
+    if any(module.training for module in classifier.encoder.modules()):  # to look is faster than to set them all
+        classifier.encoder.eval()
 
 
 class FeatureBased(Trick):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from finetricks import InputError
 from finetricks_plugins.build.arrangement import Arrangement, Inputs, Pooled, cut_out, put_back
 
-Combine = Literal["mean", "max", "self_attention"]
+if TYPE_CHECKING:
+    from finetricks_plugins.build.hierarchical import Combine
 
 
 def mean_of(vectors: Tensor, there: Tensor) -> Tensor:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
 
 from finetricks import Choice, Context, InputError, Trick, hookimpl
-from finetricks_plugins.build.arrangement import padding_id
-from finetricks_plugins.build.fractions import Combine, Fractions
 from finetricks_plugins.build.framing import frame_of
 
 if TYPE_CHECKING:
     import datasets
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 
 NAME = "hierarchical"
+Combine = Literal["mean", "max", "self_attention"]
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 NO_LENGTH = 10**20
 """Tokenizers without a length of their own have one beyond this."""
@@ -116,7 +115,9 @@ class Hierarchical(Trick):
     @hookimpl
     def build(self, model: nn.Module, context: Context) -> nn.Module:
         from finetricks.tasks.models import max_positions
+        from finetricks_plugins.build.arrangement import padding_id
         from finetricks_plugins.build.classifier import classifier_of
+        from finetricks_plugins.build.fractions import Fractions
 
         length = self._length(context)
         classifier = classifier_of(model, NAME)

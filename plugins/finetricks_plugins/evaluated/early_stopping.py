@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from finetricks import Choice, Context, Progress, Trick, hookimpl
 from finetricks_plugins.evaluated.best import Mode, check_metric, goodness, improves
+
+if TYPE_CHECKING:
+    from torch import nn
 
 WEIGHTS = "weights:"
 """Begins the names under which the best weights are remembered."""
@@ -61,6 +62,8 @@ class EarlyStopping(Trick):
     def evaluated(
         self, metrics: Mapping[str, float], progress: Progress, model: nn.Module, state: dict[str, Any]
     ) -> str | None:
+        import torch
+
         value = goodness("early_stopping", metrics, self.metric, self.mode)
         if improves(value, state, self.min_delta) and self.restore_best:
             state |= {WEIGHTS + name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

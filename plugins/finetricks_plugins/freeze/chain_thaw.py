@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from finetricks import Choice, Layers, Progress, Trick, hookimpl
+from finetricks import Choice, Progress, Trick, hookimpl
 from finetricks_plugins.freeze.stages import stage_of_run
+
+if TYPE_CHECKING:
+    from finetricks import Layers
 
 
 def chain(names: Sequence[str]) -> list[frozenset[str]]:

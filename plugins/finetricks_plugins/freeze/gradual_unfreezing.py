@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from finetricks import Choice, Layers, Progress, Trick, hookimpl
+from finetricks import Choice, Progress, Trick, hookimpl
 from finetricks_plugins.freeze.stages import stage_of_run
+
+if TYPE_CHECKING:
+    from finetricks import Layers
 
 
 class GradualUnfreezing(Trick):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from finetricks import Layers, Trick, hookimpl
+from finetricks import Trick, hookimpl
+
+if TYPE_CHECKING:
+    from finetricks import Layers
 
 
 class PredictOnly(Trick):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
-from finetricks import Choice, InputError, Layers, Progress, Trick, hookimpl
+from finetricks import Choice, InputError, Progress, Trick, hookimpl
 from finetricks.errors import Problem
+
+if TYPE_CHECKING:
+    from finetricks import Layers
 
 EMBEDDINGS = "embeddings"
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from finetricks import Choice, Context, Layers, Progress, Trick, hookimpl
+from finetricks import Choice, Context, Progress, Trick, hookimpl
 from finetricks_plugins.evaluated.best import Mode, check_metric, goodness, improves
+
+if TYPE_CHECKING:
+    from finetricks import Layers
 
 EPOCHS = 1.0
 THAW = "two_stage: thaw the body"
@@ -33,6 +36,7 @@ class TwoStage(Trick):
     """
 
     neutral: ClassVar[dict[str, Any] | None] = {"epochs": 0.0, "lr_factor": 1.0}
+    plans_only: ClassVar[bool] = True
 
     epochs: Annotated[float, Field(ge=0), Choice(1.0, 2.0)] = Field(
         default=EPOCHS, description="Length of stage 1, in epochs."

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from finetricks import Choice, Context, InputError, InputFile, Trick, hookimpl
 from finetricks.order import EpochSampler
 from finetricks.streams import child
-from finetricks.tasks.models import max_positions
 from finetricks_plugins.language_model.cache import Entry, key_of
 from finetricks_plugins.language_model.head import input_embeddings
 from finetricks_plugins.language_model.model import LanguageModel, language_model
@@ -179,6 +178,8 @@ class FurtherPretraining(Trick):
 
     def _texts(self, model: Any, masking: Masking | None, context: Context) -> Texts:
         """The pieces from which something can be learnt. Raises `InputError` where there are none."""
+        from finetricks.tasks.models import max_positions
+
         longest = min(self.max_length, max_positions(model) or self.max_length)
         special = frozenset() if masking is None else frozenset(masking.special_ids)
 

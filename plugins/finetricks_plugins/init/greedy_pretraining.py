@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from accelerate.utils import send_to_device
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -135,6 +134,8 @@ class GreedyPretraining(Trick):
 
 def _batches(model: nn.Module, context: Context) -> Batches:
     """The training batches on the model's device. Raises `InputError` where they cannot be read before training."""
+    from accelerate.utils import send_to_device
+
     given = context.batches
     if given is None:
         raise InputError(

@@ -1,8 +1,7 @@
 """Results that are found again by what they were made of.
 
-The cache is the folder `FINETRICKS_CACHE`, else `$XDG_CACHE_HOME/finetricks`, else `~/.cache/finetricks`. An entry is a
-folder named by the key: `about.json` says what it is, `result/` holds it, and `progress/` what resume needs while it is
-made. It can be deleted at any time.
+An entry of the cache is a folder named by the key: `about.json` says what it is, `result/` holds it, and `progress/`
+what resume needs while it is made. It can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import hashlib
 import inspect
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from finetricks import CheckpointError, InputError
+from finetricks.cache import cache_folder
 from finetricks.checkpoint import Checkpoints
 from finetricks.structure import settings_of
 
@@ -29,13 +28,6 @@ logger = logging.getLogger(__name__)
 
 VERSIONED = ("torch", "transformers")
 """Packages whose code is known by their version."""
-
-
-def cache_folder() -> Path:
-    """Where results are kept."""
-    if own := os.environ.get("FINETRICKS_CACHE"):
-        return Path(own).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "finetricks"
 
 
 class Entry:

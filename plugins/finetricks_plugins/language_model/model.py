@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from finetricks.streams import seeded
-from finetricks.tasks.models import quiet
 from finetricks_plugins.language_model.head import TiedHead, input_embeddings
 from finetricks_plugins.language_model.targets import IGNORED, Masking, neighbours
 
@@ -84,6 +83,8 @@ def language_model(
         name: of the checkpoint that it came from, whose language-model head is taken if it has one; or empty.
         seed: what the checkpoint lacks is drawn from it.
     """
+    from finetricks.tasks.models import quiet
+
     body = copy.deepcopy(body)
     if hasattr(body.config, "use_cache"):
         body.config.use_cache = False

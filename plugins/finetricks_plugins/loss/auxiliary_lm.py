@@ -56,6 +56,7 @@ class AuxiliaryLM(Trick):
     """
 
     neutral: ClassVar[dict[str, Any] | None] = {"gamma": 0.0}
+    looks_ahead: ClassVar[bool] = False
 
     gamma: Annotated[float, Field(ge=0, allow_inf_nan=False), Choice(0.1, 0.2, 0.5)] = Field(
         default=0.2, description="Weight of the language model's loss (in the first epoch)."

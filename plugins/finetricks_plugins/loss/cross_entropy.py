@@ -31,6 +31,7 @@ class CrossEntropy(Trick):
     """
 
     neutral: ClassVar[dict[str, Any] | None] = {"class_weights": None}
+    looks_ahead: ClassVar[bool] = False
 
     class_weights: ClassWeights | None = Field(
         default=None, description="A weight for each class, in the order of the model's outputs."

@@ -45,6 +45,7 @@ class LabelSmoothing(Trick):
     """
 
     neutral: ClassVar[dict[str, Any] | None] = {"smoothing": 0.0}
+    looks_ahead: ClassVar[bool] = False
 
     smoothing: Annotated[float, Field(ge=0, lt=1), Choice(0.05, 0.1, 0.2)] = Field(
         default=0.1, description="s, the probability mass that is spread over all classes."

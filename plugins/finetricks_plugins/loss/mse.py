@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -52,6 +52,8 @@ class MSE(Trick):
     Source: Hui & Belkin 2021, Evaluation of Neural Architectures Trained with Square Loss vs Cross-Entropy in
     Classification Tasks (arXiv 2006.07322).
     """
+
+    looks_ahead: ClassVar[bool] = False
 
     compare: Annotated[Compare, Choice("logits", "probabilities")] = Field(
         default="logits", description="What is compared with the one-hot labels: raw logits, or probabilities."

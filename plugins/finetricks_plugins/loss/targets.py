@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import torch
@@ -71,9 +72,14 @@ def problem_of(model: nn.Module, logits: Tensor, labels: Tensor) -> Problem:
 
 def predicts_the_next_token(model: nn.Module) -> bool:
     """Whether `model` is one of transformers' causal language models, whose labels stand one position late."""
+    return type(model).__name__ in _causal_language_models()
+
+
+@lru_cache(maxsize=1)
+def _causal_language_models() -> frozenset[str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
 
 
 def standard_loss(targets: Targets, weight: Tensor | None = None) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from finetricks import Choice, InputError, Layers, ParamOptions, Trick, hookimpl
+from finetricks import Choice, InputError, ParamOptions, Trick, hookimpl
 from finetricks.errors import Problem, suggest
+
+if TYPE_CHECKING:
+    from finetricks import Layers
 
 DECAY = 2.6
 Factor = Annotated[float, Field(ge=0, allow_inf_nan=False)]

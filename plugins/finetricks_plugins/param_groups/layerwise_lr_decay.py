@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from finetricks import Choice, Layers, ParamOptions, Trick, hookimpl
+from finetricks import Choice, ParamOptions, Trick, hookimpl
+
+if TYPE_CHECKING:
+    from finetricks import Layers
 
 
 def layerwise_factors(layers: Layers, xi: float, head: str, embeddings: str) -> dict[str, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
 
 from finetricks import Choice, ParamOptions, Trick, hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def biases_and_norms(model: nn.Module) -> set[str]:

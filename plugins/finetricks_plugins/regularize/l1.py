@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetricks import Choice, Layers, Step, Trick, hookimpl
 from finetricks_plugins.regularize.penalised import Exempt, LayerNames, check_layers, penalised, total
@@ -26,6 +26,7 @@ class L1(Trick):
     """
 
     neutral: ClassVar[dict[str, Any] | None] = {"strength": 0.0}
+    looks_ahead: ClassVar[bool] = False
 
     strength: Annotated[float, Field(ge=0, allow_inf_nan=False), Choice(1e-6, 1e-5, 1e-4)] = Field(
         default=1e-5, description="Factor on the sum of absolute values."
@@ -40,8 +41,8 @@ class L1(Trick):
         check_layers("l1", self.layers, layers)
 
     @hookimpl
-    def regularize(self, model: nn.Module, step: Step) -> Tensor | None:
+    def regularize(self, step: Step) -> Tensor | None:
         if self.strength == 0:
             return None
-        size = total([parameter.abs().sum() for parameter in penalised(self.layers, self.exempt, model, step)])
+        size = total([parameter.abs().sum() for parameter in penalised(self, self.layers, self.exempt, step)])
         return None if size is None else self.strength * size

@@ -28,6 +28,7 @@ class L2SP(Trick):
     """
 
     neutral: ClassVar[dict[str, Any] | None] = {"alpha": 0.0, "beta": 0.0}
+    looks_ahead: ClassVar[bool] = False
 
     alpha: Annotated[float, Field(ge=0, allow_inf_nan=False), Choice(0.001, 0.01, 0.1)] = Field(
         default=0.01, description="Pull of the pretrained weights to their start."
@@ -47,7 +48,7 @@ class L2SP(Trick):
     def regularize(self, model: nn.Module, step: Step) -> Tensor | None:
         if self.alpha == 0 and self.beta == 0:
             return None
-        pulled = dict(in_layers(self.layers, model, step.layers))
+        pulled = step.once(self, lambda: dict(in_layers(self.layers, model, step.layers)))
         start = step.state_of(self)
         if self.alpha and not start:  # the first step; frozen weights as well, for they may thaw
             start |= {name: p.detach().clone() for name, p in pulled.items() if name not in step.fresh}

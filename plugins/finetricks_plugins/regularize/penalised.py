@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from finetricks import InputError, Layers, Step
+from finetricks import InputError, Layers, Step, Trick
 from finetricks.errors import suggest
 from finetricks_plugins.param_groups.weight_decay import biases_and_norms
 
@@ -33,14 +33,14 @@ def in_layers(wanted: Sequence[str] | None, model: nn.Module, layers: Layers) ->
             yield parameter, model.get_parameter(parameter)
 
 
-def penalised(wanted: Sequence[str] | None, exempt: Exempt, model: nn.Module, step: Step) -> list[nn.Parameter]:
+def penalised(trick: Trick, wanted: Sequence[str] | None, exempt: Exempt, step: Step) -> list[nn.Parameter]:
     """The parameters that a penalty is of: those of the layers `wanted` that are trained now and not exempt."""
-    spared = biases_and_norms(model) if exempt == "bias_and_norm" else set()
-    return [
-        parameter
-        for name, parameter in in_layers(wanted, model, step.layers)
-        if parameter.requires_grad and name not in spared
-    ]
+
+    def of_model() -> list[nn.Parameter]:
+        spared = biases_and_norms(step.model) if exempt == "bias_and_norm" else set()
+        return [parameter for name, parameter in in_layers(wanted, step.model, step.layers) if name not in spared]
+
+    return [parameter for parameter in step.once(trick, of_model) if parameter.requires_grad]
 
 
 def total(terms: Sequence[Tensor]) -> Tensor | None:
