@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import tiny
 from finetricks import Recipe, Step, Trick, hookimpl
+from finetricks.errors import InputError
 from finetricks.heads import Apart, run_together
 from finetricks.runner import Result, run, task_of
 from finetricks.saved import load
@@ -87,12 +89,13 @@ def test_head(folder: Path, tmp_path: Path, head: str) -> None:
 
 
 def test_mix(folder: Path, tmp_path: Path) -> None:
-    def mix(seed: int) -> Recipe:
-        whole = recipe(folder, "feature_based", seed=seed)
+    def mix(seed: int, **training: Any) -> Recipe:
+        whole = recipe(folder, "feature_based", seed=seed, **training)
         whole.tricks = whole.tricks[1:]
         return whole
 
     compare([mix(seed) for seed in range(2)], tmp_path)
+    compare([mix(seed, pad_to_multiple_of=3, max_length=8) for seed in range(2)], tmp_path / "odd")
 
 
 def test_seeds_of_a_pooler_and_classifier(folder: Path, tmp_path: Path) -> None:
@@ -115,6 +118,7 @@ def test_rates_schedules_and_first_weights_of_a_group(folder: Path, tmp_path: Pa
         {"optimizer": "sgd", "momentum": 0.9, "clip": 0.1},
         {"accumulation": 2, "batch_size": 5, "evaluate": 3, "epochs": 1.5, "clip": 0.0},
         {"init_seed": 4, "betas": (0.8, 0.99), "eps": 1e-6},
+        {"pad_to_multiple_of": 1, "group_by_length": True, "replay": "memory"},
     ],
 )
 def test_settings(folder: Path, tmp_path: Path, training: dict[str, Any]) -> None:
@@ -151,10 +155,44 @@ class InBatch(Trick):
         return loss * batch["input_ids"].float().mean()
 
 
+class DropsTokens(Trick):
+    """Dropout of each token's state in the head: draws of a shape that goes by the length of the batch."""
+
+    @hookimpl
+    def build(self, model: nn.Module) -> None:
+        model.dropout = nn.Sequential()
+        model.bert.pooler = Pooler(model.config.hidden_size)
+
+
+class Pooler(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.dense(nn.functional.dropout(states, 0.5, self.training).mean(dim=1)))
+
+
+class Watches(Trick):
+    """Halves the gradients."""
+
+    @property
+    def decides(self) -> bool:
+        return False
+
+    @hookimpl
+    def after_backward(self, gradients: Any) -> None:
+        for gradient in gradients.values():
+            gradient.mul_(0.5)
+
+
 REFUSED = {
     "precision": (lambda folder: recipe(folder, precision="bf16"), "precision is bf16"),
     "streams": (lambda folder: recipe(folder, streams="none"), "streams is none"),
     "decider": (lambda folder: recipe(folder, "early_stopping"), "early_stopping decides while training"),
+    "gradients": (lambda folder: recipe(folder, Watches()), "watches sees the gradients"),
+    "narrow": (lambda folder: recipe(folder, replay_dtype="bf16"), "keeps what the body gives in bf16"),
+    "drops_tokens": (lambda folder: recipe(folder, DropsTokens(), pad_to_multiple_of=1), "drawn for each token"),
     "chance": (lambda folder: recipe(folder, Chance()), "not a function of each example|not its examples'"),
     "looks": (lambda folder: recipe(folder, Looks()), "looks at a value"),
     "in_batch": (lambda folder: recipe(folder, InBatch()), "not a function of each example|not its examples'"),
@@ -173,6 +211,14 @@ def test_refused(folder: Path, tmp_path: Path, why: str) -> None:
     told = "; ".join([str(result), *getattr(result, "__notes__", ())])
     assert re.search(reason, told), told
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_run_is_not_replaced(folder: Path, tmp_path: Path) -> None:
+    one = recipe(folder)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(InputError, match="holds no run"):
+        run_together([one], [tmp_path], task=task_of(one))
+    assert files(tmp_path) == {"model"}
 
 
 def test_a_body_that_thaws_is_refused(folder: Path, tmp_path: Path) -> None:

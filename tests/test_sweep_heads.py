@@ -16,7 +16,7 @@ from finetricks.runner import run
 from finetricks_tuning.cell import with_training
 from finetricks_tuning.cell_run import CellOrder, cell_folder
 from finetricks_tuning.dry_run import dry_run
-from finetricks_tuning.heads import Heads
+from finetricks_tuning.heads import Heads, order_of
 from finetricks_tuning.ledger import Ledger, Trial
 from finetricks_tuning.prepare import prepare
 from finetricks_tuning.searcher import ORDER, CellSearcher
@@ -30,11 +30,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_task(tmp_path_factory.mktemp("task"))
 
 
-def study(folder: Path, *factors: Any, tricks: tuple[Any, ...] = ("last_layer",), **settings: Any) -> Study:
+def study(
+    folder: Path, *factors: Any, tricks: tuple[Any, ...] = ("last_layer",), batch_size: int = 8, **settings: Any
+) -> Study:
     recipe = {
         "model": str(folder / "model"),
         "data": {"train": str(folder / "train.csv"), "valid": 0.3},
-        "training": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3},
+        "training": {"epochs": 2, "batch_size": batch_size, "learning_rate": 1e-3},
         "tricks": list(tricks),
     }
     given = {"heads": "together", "seeds": 3, "confirm": 0} | settings
@@ -103,6 +105,45 @@ def test_what_cannot_be_trained_together_is_trained_apart_and_says_why(folder: P
         alone = name != "baseline"
         assert (trial.together is None) == alone
         assert any(warning.startswith("trained apart: ") for warning in trial.warnings) == alone
+
+
+def of_both_kinds(folder: Path) -> Study:
+    """Heads that are trained together, and cells that are trained apart and begin alike."""
+    rates = {"two_stage": {"epochs": 1, "lr_factor": {"values": [0.1, 0.5]}}}
+    return study(folder, {"one_of": ["last_layer", rates]}, tricks=(), batch_size=4, seeds=2)
+
+
+RATES = {f"two_stage(epochs=1, lr_factor={rate})" for rate in (0.1, 0.5)}
+
+
+def test_cells_of_a_group_share_no_steps_and_others_may(folder: Path) -> None:
+    asked = of_both_kinds(folder)
+    found = dry_run(asked)
+    cells = [cell for cell, _ in found.cells]
+    names = [{cells[place].configuration.name for place in group} for group in found.together if len(group) > 1]
+    assert names == [{"last_layer"}]
+    assert {name for name, part in ((c.configuration.name, found.parts.get(c.key)) for c in cells) if part} == {
+        "baseline",
+        *RATES,
+    }
+    assert found.steps[1] == 2 * 11  # a seed: the first stage of two, 42 rows by 4
+    group = [cell for cell in cells if cell.configuration.name == "last_layer"]
+    assert all(cell.family for cell in group)
+    told = order_of(group, save_model=False)
+    assert [(each.key, each.family, each.start) for each in told.cells] == [(cell.key, "", "") for cell in group]
+    assert order_of(cells[:1], save_model=False) == CellOrder.of(cells[0])
+
+
+@pytest.mark.nightly
+def test_a_study_of_groups_and_of_cells_that_share_steps(folder: Path, tmp_path: Path) -> None:
+    sweep(of_both_kinds(folder), tmp_path / "study")
+    found = trials(tmp_path / "study")
+    assert {trial.status for trial in found.values()} == {"finished"}
+    assert {name for (name, _), trial in found.items() if trial.together} == {"last_layer"}
+    went_on = [(name, seed) for (name, seed), trial in found.items() if trial.branched]
+    assert {name for name, _ in went_on} < RATES
+    assert sorted(seed for _, seed in went_on) == [0, 1]
+    assert not (tmp_path / "study" / "stems").exists()
 
 
 def test_dry_run_shows_the_groups(folder: Path) -> None:

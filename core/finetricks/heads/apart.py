@@ -24,10 +24,15 @@ def reason_of_settings(recipe: Recipe) -> str:
         f"training.precision is {training.precision}": training.precision != "fp32",
         "training.compile is on": training.compile is not False,
         "training.gradient_checkpointing is on": training.gradient_checkpointing,
+        f"training.replay keeps what the body gives in {training.replay_dtype}": (
+            training.replay != "off" and training.replay_dtype != "fp32"
+        ),
         "batches of one example": training.batch_size == 1,
     }
     if stack.deciders:
         reasons[f"{', '.join(stack.deciders)} decides while training"] = True
+    elif watching := stack.implementing("after_backward"):
+        reasons[f"{', '.join(watching)} sees the gradients of each step"] = True
     if not stack.implementing("freeze"):
         reasons["no trick freezes the body"] = True
     return next((reason for reason, holds in reasons.items() if holds), "")

@@ -53,6 +53,7 @@ class Features:
         tracked: the tensors of the head.
         batch: makes a batch.
         lengths: tokens of each row of the split.
+        longest: the length to which a batch with the longest row is padded.
         size: rows of a batch.
         restore: puts the head's tensors back as they were, after a pass that may have changed some.
 
@@ -67,6 +68,7 @@ class Features:
         batch: Batch,
         lengths: Sequence[int],
         *,
+        longest: int,
         size: int,
         restore: Callable[[], None],
     ) -> None:
@@ -83,14 +85,10 @@ class Features:
         self._tapes[self.size] = tape
         _, back = self._record(first[::-1])
         _, fewer = self._record(first[: self.size - 1])
-        longest: int | None = None
-        if [each.shape for each in self._record(order[-self.size :])[1]] != [each.shape for each in whole]:
-            longest = max(lengths)  # it reads each token: all batches are padded alike
-            tape, whole = self._record(first, longest)
-            self._tapes[self.size] = tape
-            _, back = self._record(first[::-1], longest)
-            _, fewer = self._record(first[: self.size - 1], longest)
-        self._longest = longest
+        shortest = self._record(order[-self.size :])[1]
+        self._reads_tokens = [each.shape for each in shortest] != [each.shape for each in whole]
+        self._order, self._longest = order, longest
+        self._check_masks(tape, self.size)
         self.readings = _readings(whole, back, fewer, self.size)
         self._shared = {index: whole[index] for index, each in enumerate(self.readings) if each.axis is None}
         self._stores = self._empty(whole)
@@ -103,6 +101,14 @@ class Features:
         finally:
             self._restore()
         return tape, constants
+
+    def _check_masks(self, tape: Tape, size: int) -> None:
+        """Raise `Apart` where dropout is drawn in other shapes for a short batch than for a long one."""
+        if not tape.masks:
+            return
+        short, _ = self._record(self._order[-size:])
+        if [mask.shape for mask in short.masks] != [mask.shape for mask in tape.masks]:
+            raise Apart("its dropout is drawn for each token, and so with the length of a batch")
 
     def _empty(self, constants: Sequence[Tensor]) -> dict[int, Tensor]:
         of_rows = {index: each for index, each in enumerate(self.readings) if each.axis is not None}
@@ -117,7 +123,8 @@ class Features:
         cyclic = [*order, *order[: -len(order) % self.size]]
         for start in range(0, len(cyclic), self.size):
             rows = cyclic[start : start + self.size]
-            tape, constants = self._record(rows, self._longest)
+            # If the head reads each token all batches are as long; else what is padded is only work.
+            tape, constants = self._record(rows, self._longest if self._reads_tokens else None)
             if tape.signature != signature:
                 raise Apart("what the head computes depends on the batch")
             for index, each in enumerate(self.readings):
@@ -130,6 +137,7 @@ class Features:
         """The tape of a batch of `size` rows."""
         if size not in self._tapes:
             tape, constants = self._record(range(size), self._longest)
+            self._check_masks(tape, size)
             alike = tape.constants == len(self.readings) and all(
                 each.axis is None or each.by_example(constants[index], size).shape[1:] == self._stores[index].shape[1:]
                 for index, each in enumerate(self.readings)

@@ -58,6 +58,7 @@ class Member:
         order: of its batches.
         history: the lines of its metrics.jsonl.
         losses: of the micro-batches since the last evaluation.
+        begun: its folder holds what there is of it.
         apart: why it has to be run alone after all; empty while it has not.
     """
 
@@ -68,6 +69,7 @@ class Member:
     order: Order
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    begun: bool = False
     apart: str = ""
 
     @property

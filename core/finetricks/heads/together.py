@@ -12,13 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetricks.errors import FinetricksError, NotFinite, in_words
+from finetricks.folder import RunFolder
 from finetricks.fresh import fresh_parameters
 from finetricks.heads.apart import Apart, reason_of_settings
 from finetricks.heads.features import Features
 from finetricks.heads.members import Body, Member, first_of, next_of
 from finetricks.heads.training import Stacked
 from finetricks.layer_pass import without
-from finetricks.runner import Result, _telling, _threads, metrics_line
+from finetricks.lengths import token_counts
+from finetricks.runner import Result, _telling, _threads, metrics_line, padding_of
 from finetricks.step import Step
 from finetricks.streams import child, kept, seeded
 from finetricks.tasks.encode import TOKENS
@@ -41,11 +43,12 @@ def run_together(
     """Train runs together that differ in seeds, learning rates, schedules and first weights of their heads.
 
     Each run's folder comes to hold what it holds after `finetricks.runner.run`, to about 1e-6. A run that cannot be
-    trained with the others is given as an `Apart` with the reason, and its folder is left as it was; so are all, where
-    what their heads compute does not allow it. Nothing is saved on the way: a group that was interrupted is begun anew.
+    trained with the others is given as an `Apart` with the reason, and its folder is left as it was, or without a run
+    where training had begun; so are all, where what their heads compute does not allow it. Nothing is saved on the way:
+    a group that was interrupted is begun anew.
 
     Args:
-        outs: the runs' folders. What is in them is replaced; a finished run is given as it is.
+        outs: the runs' folders. Runs that are in them are replaced.
         task: that of all recipes.
         save_model: write `model/` of each.
 
@@ -59,6 +62,7 @@ def run_together(
         if reason := reason_of_settings(recipe):
             found[place] = Apart(reason)
         else:
+            RunFolder(out).check(recipe, resume=False, overwrite=True)
             todo.append((place, recipe, Path(out)))
     if todo:
         with _threads(todo[0][1].training.threads), _telling(todo[0][2]), kept():
@@ -124,6 +128,7 @@ class _Group:
             stacked.check_scores(scored["valid"], lambda: self._logits(body, self._batch(body, "valid", range(2))))
         for member in members:
             member.folder.begin(member.recipe, resume=False)
+            member.begun = True
             member.folder.write_metrics([])
         plan, interval = body.session.plan, body.recipe.training.evaluate
         every = plan.steps_per_epoch if interval == "epoch" else interval
@@ -170,7 +175,7 @@ class _Group:
 
     def _result(self, member: Member, seconds: float) -> Result | Apart:
         if member.apart or self._body is None:
-            if member.history:
+            if member.begun:
                 member.folder.clear()
             return Apart(member.apart)
         if self._save_model:
@@ -183,7 +188,8 @@ class _Group:
             notes=(*self._task.notes, *member.plan.warnings()),
             folder=member.folder.path,
         )
-        member.folder.write_result({key: value for key, value in vars(result).items() if key != "folder"})
+        left_out = ("folder", "branched")
+        member.folder.write_result({key: value for key, value in vars(result).items() if key not in left_out})
         return result
 
     def _write_model(self, member: Member) -> None:
@@ -208,7 +214,7 @@ class _Group:
     def _features(self, body: Body, first: Member, split: str) -> Features:
         training = body.recipe.training
         body.model.train(split == "train")
-        lengths = [len(ids) for ids in body.splits[split]["input_ids"]]
+        lengths = token_counts(body.splits[split])
         compute: Callable[[Any], Tensor] = (
             (lambda b: self._loss(body, b)) if split == "train" else (lambda b: self._logits(body, b))
         )
@@ -217,6 +223,7 @@ class _Group:
             body.tracked,
             lambda rows, length: self._batch(body, split, rows, length),
             lengths,
+            longest=padding_of(body.recipe, self._task).length(max(lengths)),
             size=training.batch_size if split == "train" else training.eval_batch_size,
             restore=lambda: body.restore(first.head),
         )
