@@ -178,6 +178,14 @@ class Order:
         size = self.loader.batch_size
         return self._ranks.weight(min(size, len(self.loader.sampler) - index * size))
 
+    def rows(self, epoch: int) -> list[list[int]]:
+        """The rows of the data set in each batch of an epoch. Raises `FinetricksError` where the order is not ours."""
+        if self._sampler is None:
+            raise FinetricksError("the rows of this loader's batches are not known: its order is its own")
+        if isinstance(self._sampler, EpochSampler):
+            self._sampler.set_epoch(epoch)
+        return list(BatchSampler(self._sampler, self.loader.batch_size, self.loader.drop_last))
+
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Any]:
         """The batches of an epoch, without its first `skip` ones. Raises `CheckpointError` if it cannot skip."""
         if self._sampler is None:
@@ -188,9 +196,7 @@ class Order:
                 )
             yield from self.loader
             return
-        if isinstance(self._sampler, EpochSampler):
-            self._sampler.set_epoch(epoch)
-        batches = list(BatchSampler(self._sampler, self.loader.batch_size, self.loader.drop_last))[skip:]
+        batches = self.rows(epoch)[skip:]
         batches = [list(self._ranks.part(rows)) for rows in batches]
         # The workers' seeds come from this generator; without one they would be drawn from the global state, as a plain
         # Trainer's are.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetricks.compiled import fresh_compiler
-from finetricks.distributed import OtherRankFailed, Ranks
+from finetricks.distributed import ALONE, OtherRankFailed, Ranks
 from finetricks.errors import CheckpointError, Diverged, FinetricksError, InputError, NotFinite
 from finetricks.folder import RunFolder
 from finetricks.layer_pass import without
@@ -227,6 +227,28 @@ def _changed(recipe: Recipe, task: Task, stack: Stack, split: str, given: datase
     return changed
 
 
+def bound(
+    recipe: Recipe, task: Task, ranks: Ranks = ALONE, *, init: bool = True
+) -> tuple[dict[str, datasets.Dataset], tuple[str, ...], Session]:
+    """The splits, the columns that tricks added to them, and the session of a new model."""
+    stack, streams = recipe.stack(), recipe.streams
+    splits, added = splits_of(recipe, task, stack)
+    context = about(recipe, task)
+    model = stack.build(task.model(streams.init), streams.init, **context).to(_device())
+    session = Session.bind(
+        recipe,
+        model,
+        batches_of(recipe, task, splits["train"], added),
+        forward=partial(without, added),
+        build=False,
+        init=init,
+        context=context,
+        lengths=lengths_for_groups(task, splits["train"]) if recipe.training.group_by_length else None,
+        ranks=ranks,
+    )
+    return splits, added, session
+
+
 class _Run:
     """The state of a run between its steps."""
 
@@ -306,43 +328,21 @@ class _Run:
         return saved
 
     def _begun(self, *, init: bool) -> tuple[dict[str, datasets.Dataset], tuple[str, ...], Session]:
-        """`_bind`, where others that begin with the same weights may have made them already."""
+        """`bound`, where others that begin with the same weights may have made them already."""
         if init and self.start is not None and self.ranks.of_first(self.start.is_there):
             try:
                 with self.ranks.together():
-                    bound = self._bind(init=False)
-                    self.start.fill(bound[2])
-                    return bound
+                    made = bound(self.recipe, self.task, self.ranks, init=False)
+                    self.start.fill(made[2])
+                    return made
             except (CheckpointError, OtherRankFailed) as error:
                 logger.warning("the weights that another run began with are not taken: %s", error)
                 self.ranks.of_first(self.start.clear)
         with self.ranks.together():
-            bound = self._bind(init=init)
+            made = bound(self.recipe, self.task, self.ranks, init=init)
         if init and self.start is not None:
-            self.ranks.of_first(partial(self.start.keep, bound[2]))
-        return bound
-
-    def _bind(self, *, init: bool) -> tuple[dict[str, datasets.Dataset], tuple[str, ...], Session]:
-        """The splits, the columns that tricks added to them, and the session of a new model."""
-        recipe, task = self.recipe, self.task
-        stack, streams = recipe.stack(), recipe.streams
-        splits, added = splits_of(recipe, task, stack)
-        context = about(recipe, task)
-        model = stack.build(task.model(streams.init), streams.init, **context).to(_device())
-        batches = batches_of(recipe, task, splits["train"], added)
-        forward = partial(without, added)
-        session = Session.bind(
-            recipe,
-            model,
-            batches,
-            forward=forward,
-            build=False,
-            init=init,
-            context=context,
-            lengths=lengths_for_groups(task, splits["train"]) if recipe.training.group_by_length else None,
-            ranks=self.ranks,
-        )
-        return splits, added, session
+            self.ranks.of_first(partial(self.start.keep, made[2]))
+        return made
 
     def _begin(self, resume: bool) -> None:
         self.folder.begin(self.recipe, resume=resume, ranks=self.ranks.size)
@@ -419,21 +419,17 @@ class _Run:
         return compute_metrics(task.kind, scores, dataset["labels"][:])
 
     def _record(self, metrics: dict[str, float], diverged: Diverged | None = None) -> None:
-        session, plan = self.session, self.session.plan
-        last = max(session.global_step - 1, 0)
+        session = self.session
         self.history.append(
-            {
-                "step": session.global_step,
-                "epoch": session.global_step / plan.steps_per_epoch,
-                "train_loss": sum(self.losses) / len(self.losses) if self.losses else None,
-                "valid": metrics,
-                "learning_rate": {group.name: plan.rate(group, last) for group in plan.groups},
-                "frozen": sorted(plan.stage_at(last).frozen),
-                "decisions": dict(plan.decisions),
-                "skipped_steps": session.skipped.total,
-                "seconds": self._seconds(),
-                **({"loss_scale": session.loss_scale} if self.recipe.training.precision == "fp16" else {}),
-            }
+            metrics_line(
+                session.plan,
+                session.global_step,
+                self.losses,
+                metrics,
+                seconds=self._seconds(),
+                skipped=session.skipped.total,
+            )
+            | ({"loss_scale": session.loss_scale} if self.recipe.training.precision == "fp16" else {})
             | ({"diverged": {"step": diverged.step, "what": diverged.what}} if diverged else {})
         )
         self.losses = []
@@ -501,6 +497,32 @@ class _Run:
             replay=self.session.replay,
             branched=self.branched,
         )
+
+
+def metrics_line(
+    plan: Plan, step: int, losses: Sequence[float], valid: Mapping[str, float], *, seconds: float, skipped: int = 0
+) -> dict[str, Any]:
+    """A line of metrics.jsonl.
+
+    Args:
+        step: optimizer steps done.
+        losses: of the micro-batches since the last evaluation.
+        valid: the metrics on valid.
+        seconds: since the run began.
+        skipped: how many steps were not finite.
+    """
+    last = max(step - 1, 0)
+    return {
+        "step": step,
+        "epoch": step / plan.steps_per_epoch,
+        "train_loss": sum(losses) / len(losses) if losses else None,
+        "valid": valid,
+        "learning_rate": {group.name: plan.rate(group, last) for group in plan.groups},
+        "frozen": sorted(plan.stage_at(last).frozen),
+        "decisions": dict(plan.decisions),
+        "skipped_steps": skipped,
+        "seconds": seconds,
+    }
 
 
 def _device() -> torch.device:

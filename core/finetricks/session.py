@@ -276,8 +276,7 @@ class Session:
 
     def batches(self) -> Iterator[Any]:
         """All micro-batches that are left of the run, in the order of the data stream, on the model's device."""
-        if self._order is None:
-            raise FinetricksError("this session was not bound to a loader; its batches come from elsewhere")
+        order = self.order
         device = next(self.model.parameters()).device
         while not self.ended:
             if not self.plan.trains(self.global_step):
@@ -286,7 +285,7 @@ class Session:
             epoch, step_in_epoch = divmod(self.global_step, self.plan.steps_per_epoch)
             skip = step_in_epoch * self._accumulation + self._micro_batch
             begun = (self.global_step, self._micro_batch)
-            for batch in self._order.epoch(epoch, skip):
+            for batch in order.epoch(epoch, skip):
                 if self._resumed_rng is not None and skip:
                     _set_rng(self._resumed_rng)  # beginning the epoch again drew from it
                 self._resumed_rng = None
@@ -328,6 +327,13 @@ class Session:
         self.enter(self.global_step, self._micro_batch)
         with self.dropout_stream():
             return inside_forward(self.model, wrapper, self._loss, batch)
+
+    @property
+    def order(self) -> Order:
+        """The order of the loader's batches. Raises `FinetricksError` where the session was bound to none."""
+        if self._order is None:
+            raise FinetricksError("this session was not bound to a loader; its batches come from elsewhere")
+        return self._order
 
     @property
     def weight(self) -> float:

@@ -64,12 +64,14 @@ class Keys:
         task: gives a recipe's task.
         device: the kind of device that the cells run on: `cpu`, or a GPU's name.
         workers: how many train a cell together.
+        heads: whether the study asks for heads that are trained `together`, or `apart`.
     """
 
-    def __init__(self, task: Callable[[Recipe], Task], device: str, workers: int = 1) -> None:
+    def __init__(self, task: Callable[[Recipe], Task], device: str, workers: int = 1, heads: str = "apart") -> None:
         self._task = task
         self._device = device
         self._workers = workers
+        self._heads = heads
         self._core = hash_of_core()
         self._versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
         self._tricks: dict[type, str] = {}
@@ -95,6 +97,8 @@ class Keys:
         }
         if self._workers > 1:  # sums over the parts of a batch round differently
             parts["workers"] = self._workers
+        if self._heads != "apart":
+            parts["heads"] = self._heads
         return parts
 
     def common(self, recipe: Recipe, parts: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -44,6 +44,7 @@ class CellOrder:
     Attributes:
         leads: keys and recipes of the cells of its family for which it works out where they part.
         leaves: where that is known already, the steps at which others part from this cell.
+        together: the orders of other cells whose heads are trained together with this one's.
     """
 
     key: str
@@ -59,6 +60,12 @@ class CellOrder:
     start: str = ""
     leads: Sequence[tuple[str, Mapping[str, Any]]] = ()
     leaves: Sequence[int] = ()
+    together: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def cells(self) -> list[CellOrder]:
+        """The order of each cell: this one's, and those of the cells that are trained together with it."""
+        return [replace(self, together=()), *(CellOrder(**other) for other in self.together)]
 
     @classmethod
     def of(cls, cell: Cell, *, save_model: bool = False) -> CellOrder:
@@ -112,9 +119,7 @@ def run_cell(
     trial = lost(order, "")
     try:
         recipe, task = prepare(order)
-        environment = versions(recipe) | {"tricks": order.origins, "device": device, "threads": recipe.training.threads}
-        environment["data"] = task.fingerprint
-        trial = replace(trial, environment=environment)
+        trial = replace(trial, environment=_environment(order, recipe, task, device))
         result = _run(order, recipe, place, task, run, sharing=sharing)
     except Diverged as diverged:
         told = describe(diverged)
@@ -127,13 +132,64 @@ def run_cell(
             raise StorageError(folder, reason) from failure
         trial = replace(trial, error=redacted(_told(failure)), seconds=time.perf_counter() - started)
     else:
-        metrics = {"valid": _finite(result.valid), "test": None if result.test is None else _finite(result.test)}
-        warnings = tuple(note for note in result.notes if note not in task.notes)
-        trial = replace(trial, status=FINISHED, error=None, metrics=metrics, seconds=result.seconds, warnings=warnings)
-        trial = replace(trial, branched=result.branched)
+        trial = _finished(trial, result, task)
     if trial.status != FINISHED or order.upto >= 1:
         shutil.rmtree(place / "checkpoints", ignore_errors=True)
     return trial
+
+
+def run_group(
+    order: CellOrder, folder: Path, device: str, prepare: Callable[[CellOrder], tuple[Recipe, Task]]
+) -> list[Trial]:
+    """Train the heads of several cells together, and give their records. Arguments and errors as of `run_cell`.
+
+    A cell that cannot be trained with the others is run alone, and its record says why. One that had ended before, but
+    is not in the ledger, is given as it is.
+    """
+    from finetricks.heads import run_together
+
+    alone: dict[str, str] = {}
+    ready: list[tuple[CellOrder, Recipe, Task]] = []
+    trials: list[Trial] = []
+    try:
+        for each in order.cells:
+            if RunFolder(cell_folder(folder, each.place or each.key)).result() is None:
+                ready.append((each, *prepare(each)))
+        recipes, outs = [recipe for _, recipe, _ in ready], [cell_folder(folder, each.key) for each, _, _ in ready]
+        results = run_together(recipes, outs, task=ready[0][2], save_model=order.save_model) if ready else []
+    except StorageError:
+        raise
+    except Exception as failure:
+        if reason := storage_problem(failure, folder):
+            raise StorageError(folder, reason) from failure
+        results, alone = [], {each.key: redacted(in_words(failure)) for each, _, _ in ready}
+    done: dict[str, Trial] = {}
+    for (each, recipe, task), result in zip(ready, results, strict=bool(results)):
+        if isinstance(result, FinetricksError):
+            alone[each.key] = "; ".join([str(result), *getattr(result, "__notes__", ())])
+            continue
+        trial = replace(lost(each, ""), environment=_environment(each, recipe, task, device), together=order.key)
+        done[each.key] = _finished(trial, result, task)
+    for each in order.cells:
+        if each.key in done:
+            trials.append(done[each.key])
+            continue
+        trial = run_cell(each, folder, device, prepare)
+        told = (f"trained apart: {alone[each.key]}",) if each.key in alone else ()
+        trials.append(replace(trial, warnings=(*trial.warnings, *told)))
+    return trials
+
+
+def _environment(order: CellOrder, recipe: Recipe, task: Task, device: str) -> dict[str, Any]:
+    more = {"tricks": order.origins, "device": device, "threads": recipe.training.threads, "data": task.fingerprint}
+    return versions(recipe) | more
+
+
+def _finished(trial: Trial, result: Result, task: Task) -> Trial:
+    metrics = {"valid": _finite(result.valid), "test": None if result.test is None else _finite(result.test)}
+    warnings = tuple(note for note in result.notes if note not in task.notes)
+    trial = replace(trial, status=FINISHED, error=None, metrics=metrics, seconds=result.seconds, warnings=warnings)
+    return replace(trial, branched=result.branched)
 
 
 def _run(

@@ -214,6 +214,11 @@ def _tell_dry_run(study: Study, out: Path | None, as_json: bool, *, address: str
             console.print(f"{saved} of {steps} steps of such cells are done by another ({saved / steps:.0%})")
         cost = f"{len(one.cells)} cells to run{done}, {at_once}: about {duration(one.seconds)}"
         console.print(f"{most}{cost}", markup=False)
+        if groups := [len(group) for group in one.together if len(group) > 1]:
+            sizes = ", ".join(map(str, groups))
+            console.print(f"trained together: {sum(groups)} cells, in groups of {sizes}", markup=False)
+        for reason in one.apart:
+            console.print(reason, markup=False)
         if study.design.adaptive:
             console.print(f"{study.design.label}: others follow from the results of these", markup=False)
         if confirm := 2 * study.settings.confirm:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetricks_tuning.address import check_address
-from finetricks_tuning.cell import Cell, task_key
+from finetricks_tuning.cell import Cell, task_key, with_training
 from finetricks_tuning.configurations import LeftOut
 from finetricks_tuning.design_facts import DesignFacts, facts_of
 from finetricks_tuning.folder import check_folder
+from finetricks_tuning.heads import Heads
 from finetricks_tuning.ledger import FAILED, Ledger
 from finetricks_tuning.loopback import keep_to_this_machine
 from finetricks_tuning.prepare import Prepared, prepare
@@ -36,6 +37,9 @@ class DryRun:
         done: how many cells have a result already.
         slots: how many cells run at once.
         parts: by the key of a cell that has others in its family, what of its steps is left to itself.
+        together: with `heads: together` the cells of each group, as their places among `cells`; those that are run
+            alone are groups of one.
+        apart: which configurations are run alone in such a study, and why, a sentence each.
     """
 
     design: DesignFacts
@@ -44,6 +48,8 @@ class DryRun:
     done: int
     slots: int
     parts: Mapping[str, Part] = field(default_factory=dict)
+    together: tuple[tuple[int, ...], ...] = ()
+    apart: tuple[str, ...] = ()
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -53,7 +59,8 @@ class DryRun:
     @property
     def seconds(self) -> float:
         """The expected time from the first cell to the end of the last."""
-        return makespan([seconds for _, seconds in self.cells], self.slots)
+        alone = tuple((place,) for place in range(len(self.cells)))
+        return makespan([sum(self.cells[i][1] for i in group) for group in self.together or alone], self.slots)
 
     def to_dict(self) -> dict[str, Any]:
         """What `finetricks sweep --dry-run --json` prints."""
@@ -74,6 +81,11 @@ class DryRun:
             "slots": self.slots,
             "seconds": self.seconds,
             "shared": dict(zip(("steps", "saved"), self.steps, strict=True)),
+            **(
+                {"together": [list(group) for group in self.together], "apart": list(self.apart)}
+                if self.together
+                else {}
+            ),
         }
 
     def _branch(self, cell: Cell) -> dict[str, Any]:
@@ -116,15 +128,21 @@ def dry_run(
     recorded = set() if folder is None or overwrite else _recorded(folder, retry_failed)
     planned = at_most(study, prepared.make)
     cells = [cell for cell in planned if cell.key not in recorded]
-    parts = parts_of(cells, prepared.task_of)
     levels = {configuration.name: configuration.levels for configuration in study.configurations}
+    heads = Heads(prepared.task_of)
+    groups = heads.groups(cells) if study.settings.heads == "together" else [[cell] for cell in cells]
+    places = {cell.key: place for place, cell in enumerate(cells)}
+    parts = parts_of([group[0] for group in groups if len(group) == 1], prepared.task_of)
+    together = tuple(tuple(places[cell.key] for cell in group) for group in groups)
     return DryRun(
         design=facts_of(study.design, levels, len(study.left_out)),
-        cells=tuple(zip(cells, _seconds(planned, cells, prepared, parts), strict=True)),
+        cells=tuple(zip(cells, _seconds(planned, cells, prepared, parts, groups), strict=True)),
         left_out=study.left_out,
         done=len(planned) - len(cells),
         slots=count_slots(Resources.of(study, prepared.gpus), address),
         parts=parts,
+        together=together if study.settings.heads == "together" else (),
+        apart=tuple(heads.told()),
     )
 
 
@@ -142,14 +160,25 @@ def _recorded(folder: Path, retry_failed: bool) -> set[str]:
 
 
 def _seconds(
-    planned: Sequence[Cell], cells: Sequence[Cell], prepared: Prepared, parts: Mapping[str, Part]
+    planned: Sequence[Cell],
+    cells: Sequence[Cell],
+    prepared: Prepared,
+    parts: Mapping[str, Part],
+    groups: Sequence[Sequence[Cell]],
 ) -> list[float]:
-    """The cost of each cell, from a probe of the first configuration with each model and length."""
+    """The cost of each cell, from a probe of the first configuration with each model and length.
+
+    Those of a group pass the body once between them; of what is left of each, its start is taken to be the most.
+    """
     first = {task_key(cell.recipe): cell.recipe for cell in reversed(planned)}
     needed = dict.fromkeys(task_key(cell.recipe) for cell in cells)
     costs = {key: probe(first[key], prepared.tasks[key]) for key in needed}
-    done = [parts[cell.key].share if cell.key in parts else 0.0 for cell in cells]
-    return [
-        costs[task_key(cell.recipe)].of(cell.recipe, prepared.task_of(cell.recipe), share)
-        for cell, share in zip(cells, done, strict=True)
-    ]
+    sizes = {cell.key: len(group) for group in groups for cell in group}
+
+    def seconds(cell: Cell) -> float:
+        cost, task, size = costs[task_key(cell.recipe)], prepared.task_of(cell.recipe), sizes[cell.key]
+        if size == 1:
+            return cost.of(cell.recipe, task, parts[cell.key].share if cell.key in parts else 0.0)
+        return cost.start + (cost.of(with_training(cell.recipe, epochs=1), task) - cost.start) / size
+
+    return [seconds(cell) for cell in cells]

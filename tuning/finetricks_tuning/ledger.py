@@ -39,6 +39,7 @@ class Trial:
         metrics: `valid`, and `test` where there is one: metrics by name, at the end of the run. Empty unless finished.
         seconds: of training and evaluation, over all attempts.
         error: what went wrong, or `None`.
+        together: the key of the first of the cells that it was trained together with; `None` where it was alone.
         diverged_at: the optimizer step at which it diverged; `None` if it did not.
         warnings: what the run said of its plan (layers that never thaw, ...).
         environment: versions, device and threads.
@@ -60,6 +61,7 @@ class Trial:
     warnings: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     diverged_at: int | None = None
+    together: str | None = None
     branched: Mapping[str, Any] | None = None
 
     def value(self, metric: str) -> float | None:

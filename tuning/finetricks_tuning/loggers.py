@@ -23,7 +23,7 @@ from finetricks.errors import InputError
 from finetricks.folder import METRICS
 from finetricks_tuning.cell_run import cell_folder
 from finetricks_tuning.ledger import FINISHED, Trial
-from finetricks_tuning.searcher import TRIAL
+from finetricks_tuning.searcher import trials_in
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +116,8 @@ class CellLoggers(Callback):  # type: ignore[misc]
         self._loggers = {name: _set_up(name, study) for name in names}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if text := trial.last_result.get(TRIAL):
-            self.log(Trial.from_json(text))
+        for each in trials_in(trial.last_result):
+            self.log(each)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         for name, each in list(self._loggers.items()):

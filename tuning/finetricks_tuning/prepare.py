@@ -56,7 +56,7 @@ def prepare(study: Study, *, trust_remote_code: bool = False) -> Prepared:
     task = partial(task_for, tasks=tasks, trust_remote_code=trust_remote_code)
     better = greater_is_better(study.settings.metric, task(study.recipe).kind)
     device, gpus = _device(study)
-    make = CellMaker(study, Keys(task, device, study.settings.workers_per_cell))
+    make = CellMaker(study, Keys(task, device, study.settings.workers_per_cell, study.settings.heads))
     for configuration in (*study.configurations, *_later(study)):
         make(configuration, study.settings.seeds[0])  # what any of them needs is read, and found wanting, now
     return Prepared(make, tasks, better, device, gpus)

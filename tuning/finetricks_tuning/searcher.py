@@ -18,9 +18,10 @@ from finetricks_tuning.families import Families
 from finetricks_tuning.ledger import FAILED, Ledger, Trial
 from finetricks_tuning.limit import stack_of, trail_of
 
-ORDER, AWAITED, TRIAL, PROBLEM = "order", "awaited", "trial", "problem"
-"""Keys of what goes to a worker and of what comes back: JSON texts, which Tune passes on as they are; and why a worker
-cannot write in the study's folder."""
+ORDER, AWAITED, TRIAL, TRIALS, ALONE, PROBLEM = "order", "awaited", "trial", "trials", "alone", "problem"
+"""Keys of what goes to a worker and of what comes back: JSON texts, which Tune passes on as they are; the records of
+an order that holds several cells, or that these are to be run alone; and why a worker cannot write in the study's
+folder."""
 
 LOST_IN_A_ROW = 3
 
@@ -95,7 +96,9 @@ class CellSearcher(Searcher):  # type: ignore[misc]
             self._waiting = self._next_round(self.trials)
             if not self._waiting:
                 self.ended = "every cell has a result"
-        if self._waiting and (reason := self._exhausted(self.trials, len(self.running), self.slots)):
+        if self._waiting and (
+            reason := self._exhausted(self.trials, sum(len(order.cells) for order in self.running.values()), self.slots)
+        ):
             self._waiting, self.ended = [], reason
         return self._families.next(self._waiting, self.running.values(), self.slots)
 
@@ -135,14 +138,19 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         if order is None:
             return
         within = self._left_at(order) if error else ""
-        trial = (
-            lost(order, f"{LOST}, the last time within {within}" if within else LOST) if error else _trial_in(result)
-        )
+        several = bool(order.together)
+        if error and not several:
+            trials = [lost(order, f"{LOST}, the last time within {within}" if within else LOST)]
+        else:
+            trials = trials_in(result)
         # Where a trick was at it, it is the trick and not the workers.
         self._lost_in_a_row = self._lost_in_a_row + 1 if error and not within else 0
         if result and result.get(PROBLEM):
             self._give_up(result[PROBLEM])
-        if trial is None or not self._record(trial):  # the worker was told to stop before it began, or cannot write
+        if several and (error or (result or {}).get(ALONE)):  # which of them it was shows when each is alone
+            self._waiting = [*order.cells, *self._waiting]
+        elif not trials or not all(map(self._record, trials)):
+            # The worker was told to stop before it began, or cannot write.
             self._waiting.insert(0, replace(order, leads=(), leaves=()))
         self._families.tidy([*self._waiting, *self.running.values()])
         if not self.running or self._families.next(self._waiting, self.running.values(), self.slots):
@@ -185,8 +193,11 @@ class CellSearcher(Searcher):  # type: ignore[misc]
         """Nothing: the ledger is the truth."""
 
 
-def _trial_in(result: Mapping[str, Any] | None) -> Trial | None:
-    return Trial.from_json(result[TRIAL]) if result and result.get(TRIAL) else None
+def trials_in(result: Mapping[str, Any] | None) -> list[Trial]:
+    """The records that a worker gave."""
+    result = result or {}
+    texts = [result[TRIAL]] if result.get(TRIAL) else json.loads(result.get(TRIALS) or "[]")
+    return [Trial.from_json(text) for text in texts]
 
 
 LOST = "its worker process was lost again and again (killed, out of memory, or a crash in native code)"

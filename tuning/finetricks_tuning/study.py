@@ -99,6 +99,11 @@ class StudySettings(Settings):
     gpus_per_cell: float | None = Field(
         default=None, ge=0, description="GPUs of a worker, or a share of one; 1 where there are any."
     )
+    heads: Literal["apart", "together"] = Field(
+        default="apart",
+        description="together: cells of which only the head is trained are trained at once; equal to 1e-6, not to the "
+        "bit.",
+    )
     workers_per_cell: int = Field(
         default=1, gt=0, le=4096, description="How many workers train a cell together, each with those CPUs and GPUs."
     )
@@ -325,6 +330,8 @@ def _check_together(
         note("seeds", "the recipe fixes init_seed, data_seed and dropout_seed: all seeds would be the same run")
     if settings.tune_learning_rate and "training.learning_rate" in factors:
         note("tune_learning_rate", "training.learning_rate is a factor too; either compare rates, or tune them")
+    if settings.heads == "together" and settings.workers_per_cell > 1:
+        note("heads", "together, and workers_per_cell is more than 1; heads are trained together by one worker")
     if settings.cpus_per_cell and training.threads and settings.cpus_per_cell != training.threads:
         note(
             "cpus_per_cell",

@@ -13,6 +13,7 @@ from finetricks.storage import telling
 from finetricks_tuning.address import check_address
 from finetricks_tuning.cell_run import CellOrder
 from finetricks_tuning.folder import check_folder, writing
+from finetricks_tuning.heads import MOST, Heads, order_of
 from finetricks_tuning.ledger import FINISHED, Ledger, Trial
 from finetricks_tuning.limit import forget
 from finetricks_tuning.loopback import keep_to_this_machine
@@ -88,6 +89,7 @@ class _Session:
         self._command = command
         self._rounds = Rounds(study, prepared.make, greater_is_better=prepared.greater_is_better)
         self._warnings = _warnings(study, prepared)
+        self._heads = Heads(prepared.task_of)
 
     def run(self, retry_failed: bool, address: str | None, on_update: OnUpdate | None) -> None:
         if address is None:
@@ -138,7 +140,15 @@ class _Session:
     def _next_round(self, trials: Mapping[str, Trial]) -> list[CellOrder]:
         cells = self._rounds.next(trials)
         self._plan().write(self._folder)
-        return [CellOrder.of(cell, save_model=self._study.design.saves_models) for cell in cells]
+        saves = self._study.design.saves_models
+        if self._study.settings.heads == "apart":
+            return [CellOrder.of(cell, save_model=saves) for cell in cells]
+        budget = self._study.settings.budget
+        left = MOST if budget is None or budget.cells is None else budget.cells - len(trials)
+        groups = self._heads.groups(cells, at_most=left)
+        self._warnings += tuple(told for told in self._heads.told() if told not in self._warnings)
+        self._plan().write(self._folder)
+        return [order_of(group, save_model=saves) for group in groups]
 
     def _exhausted(self, trials: Mapping[str, Trial], running: int, slots: float) -> str:
         budget = self._study.settings.budget
@@ -173,9 +183,14 @@ class _Session:
             now = time.monotonic()
             if now - last >= UPDATE_EVERY or not searcher.running:
                 last = now
-                on_update(keeper.now(self._plan(), searcher.trials, searcher.running.values()))
+                on_update(keeper.now(self._plan(), searcher.trials, at_work(searcher)))
 
         return update
+
+
+def at_work(searcher: CellSearcher) -> list[CellOrder]:
+    """The cells that are running."""
+    return [cell for order in searcher.running.values() for cell in order.cells]
 
 
 def _warnings(study: Study, prepared: Prepared) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ from ray import cloudpickle, tune
 from finetricks.catalog import Catalog, installed
 from finetricks.storage import StorageError
 from finetricks.trick import Trick
-from finetricks_tuning.cell_run import CellOrder, lost, run_cell
+from finetricks_tuning.cell_run import CellOrder, lost, run_cell, run_group
 from finetricks_tuning.limit import TookTooLong, limited, stack_of, trail_of
-from finetricks_tuning.searcher import AWAITED, ORDER, PROBLEM, TRIAL
+from finetricks_tuning.searcher import ALONE, AWAITED, ORDER, PROBLEM, TRIAL, TRIALS
 from finetricks_tuning.sharing import sharing_of, was_lost_asking
 from finetricks_tuning.worker_group import WorkerGroup
 from finetricks_tuning.workplace import Workplace
@@ -116,8 +116,13 @@ class CellWorker(tune.Trainable):  # type: ignore[misc]
         sharing = sharing_of(order, self._folder, self._workplace.recipe)
         try:
             with limited(order, self._folder, self._minutes):
+                if order.together:
+                    trials = run_group(order, self._folder, self._device, self._workplace.prepare)
+                    return {TRIALS: json.dumps([trial.to_json() for trial in trials]), "done": True}
                 trial = run_cell(order, self._folder, self._device, self._workplace.prepare, run, sharing=sharing)
         except TookTooLong as error:
+            if order.together:
+                return {ALONE: True, "done": True}
             trial = replace(lost(order, str(error)), seconds=60 * (self._minutes or 0.0))
         except StorageError as error:
             return {TRIAL: None, PROBLEM: error.reason, "done": True}

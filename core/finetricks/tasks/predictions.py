@@ -74,13 +74,23 @@ def score(
             outputs = around(partial(without, added, model, batch))
             logits[start] = outputs.logits.to("cpu", torch.float64)
     every = {start: part for parts in ranks.gather(logits) for start, part in parts.items()}
-    scores = _ACTIVATIONS[kind](torch.cat([every[start] for start in sorted(every)])).numpy()
-    unfit = int((~np.isfinite(scores).all(axis=1)).sum())
-    if unfit:
-        raise NotFinite(f"the model's scores are not finite for {unfit} of {len(scores)} examples")
+    scores = scores_of(torch.cat([every[start] for start in sorted(every)]), kind)
     in_order: NDArray[np.float64] = np.empty_like(scores)
     in_order[order] = scores
     return in_order
+
+
+def scores_of(logits: torch.Tensor, kind: Kind) -> NDArray[np.float64]:
+    """The scores that `score` gives, of a model's outputs [examples, labels] in float64.
+
+    Raises:
+        NotFinite: a score is not finite.
+    """
+    scores: NDArray[np.float64] = _ACTIVATIONS[kind](logits).numpy()
+    unfit = int((~np.isfinite(scores).all(axis=1)).sum())
+    if unfit:
+        raise NotFinite(f"the model's scores are not finite for {unfit} of {len(scores)} examples")
+    return scores
 
 
 _ACTIVATIONS: dict[Kind, Any] = {
