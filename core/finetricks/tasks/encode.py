@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from finetricks.errors import DataError, Problem
 from finetricks.lengths import token_counts
@@ -213,7 +213,21 @@ def _collate(
     known: Sequence[str],
     examples: Sequence[Mapping[str, Any]],
 ) -> dict[str, torch.Tensor]:
-    names = [name for name in known if name in examples[0]]
-    length = padding.length(max(len(example["input_ids"]) for example in examples))
-    pad = DataCollatorWithPadding(tokenizer, padding="max_length", max_length=length)
-    return dict(pad([{name: example[name] for name in names} for example in examples]))
+    counts = [len(example["input_ids"]) for example in examples]
+    length = padding.length(max(counts))
+    left = tokenizer.padding_side == "left"
+    spans = [slice(length - count, length) if left else slice(count) for count in counts]
+    fills = dict(zip(TOKENS, (tokenizer.pad_token_id, 0, tokenizer.pad_token_type_id), strict=True))
+    batch = {}
+    for name in known:
+        if name not in examples[0]:
+            continue
+        values = [example[name] for example in examples]
+        if name in fills:
+            rows = np.full((len(examples), length), fills[name], np.int64)
+            for row, span, own in zip(rows, spans, values, strict=True):
+                row[span] = own
+            batch[name] = torch.from_numpy(rows)
+        else:
+            batch[name] = torch.tensor(values)
+    return batch
