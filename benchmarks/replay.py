@@ -237,9 +237,7 @@ class _InOrder(Trainer):  # type: ignore[misc]
 
 def padding(recipe: Recipe, task: Task) -> DataCollatorWithPadding:
     """Pads batches as a run of the recipe does."""
-    return DataCollatorWithPadding(
-        task.tokenizer, pad_to_multiple_of=getattr(recipe.training, "pad_to_multiple_of", None)
-    )
+    return DataCollatorWithPadding(task.tokenizer, pad_to_multiple_of=recipe.training.pad_to_multiple_of)
 
 
 def plain_trainer(recipe: Recipe, task: Task, folder: Path) -> Run:

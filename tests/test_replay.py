@@ -192,6 +192,19 @@ def test_rows_have_one_key_where_batches_are_padded_to_whole_blocks() -> None:
     assert session.replay["misses"] <= ROWS + 8  # one row each, and the epoch's last, which may be too short to replay
 
 
+def test_what_batches_of_other_lengths_need_is_computed_once_and_in_whole_batches() -> None:
+    loader = DataLoader(texts(), batch_size=8, shuffle=True, collate_fn=partial(collate, times=8), drop_last=True)
+    session = bound("auto", "last_layer", loader=loader, epochs=6)
+    steps = session.plan.steps_per_epoch
+    misses = []
+    for epoch in range(1, 7):
+        tiny.train(session, steps=epoch * steps)
+        misses.append(session.replay["misses"])
+    assert misses[0] < misses[1] < 2 * ROWS  # what the first epoch's rows are in longer and in shorter batches
+    assert misses[5] - misses[1] <= ROWS // 8  # those that the first epoch left out, and lengths that it did not have
+    both("last_layer", loader=loader, epochs=6)
+
+
 @pytest.mark.parametrize("training", [{"accumulation": 2}, {"streams": "none"}, {"gradient_checkpointing": True}])
 def test_other_ways_to_train(training: dict[str, Any]) -> None:
     assert both("gradual_unfreezing", **training).replay["hits"] > 0

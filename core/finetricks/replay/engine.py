@@ -19,6 +19,7 @@ from torch import nn
 
 from finetricks.layer_spec import EMBEDDINGS
 from finetricks.layers import Layers
+from finetricks.replay.ahead import Ahead
 from finetricks.replay.chain import Chain
 from finetricks.replay.check import Before, difference, random_state
 from finetricks.replay.course import Span, still_good
@@ -108,6 +109,7 @@ class Engine:
         self._first_kept: dict[int, int] = {}  # the epoch in which a boundary's first row was kept
         self._passes: dict[bytes, tuple[int, int]] = {}  # a row: the number of the pass it was kept in, and its length
         self._pass = 0
+        self._ahead = Ahead()
         self._span = Span(0, 0, 0, {})
         self._step = 0
         self._training = True
@@ -285,6 +287,8 @@ class Engine:
         if rows is None or given is None:
             output = own(*args, **keywords)
         else:
+            if self._training and self._ordinal == 1 and not self._checking:
+                self._catch_up(rows, given, own)
             output = self._pass_of(rows, given, own, args, keywords)
         if self._outputs is not None:
             self._outputs.append((output, None if rows is None else rows.mask))
@@ -471,26 +475,49 @@ class Engine:
             name: value[torch.tensor(taken, device=value.device)] if name in rows.per_row else value
             for name, value in given.items()
         }
-        call = Call(record=frozenset(found) | self._kept(), stop=self._span.blocks)
-        self._call = call
-        try:
-            with torch.no_grad():
-                own(**some)
-        except _Stop:
-            pass
-        finally:
-            self._call = None
+        seen = self._up_to_the_boundary(frozenset(found) | self._kept(), some, own)
         part = Rows(
             tuple(rows.keys[row] for row in taken),
             None if rows.spans is None else tuple(rows.spans[row] for row in taken),
             None if rows.mask is None else rows.mask[torch.tensor(taken, device=rows.mask.device)],
             rows.per_row,
+            rows.in_tokens,
         )
         for boundary, states in found.items():
-            for row, state in zip(missing, part.cut(call.seen[boundary]), strict=False):
+            for row, state in zip(missing, part.cut(seen[boundary]), strict=False):
                 states[row] = state
         if not self._checking:
-            self._keep({b: states for b, states in call.seen.items() if b in self._kept()}, part)
+            self._keep({b: states for b, states in seen.items() if b in self._kept()}, part)
+
+    def _up_to_the_boundary(
+        self, record: frozenset[int], given: Mapping[str, Any], own: Callable[..., Any]
+    ) -> dict[int, torch.Tensor]:
+        """The states of some boundaries, of a pass on the side that goes no further than the prefix."""
+        self._call = call = Call(record=record, stop=self._span.blocks)
+        try:
+            with torch.no_grad():
+                own(**given)
+        except _Stop:
+            pass
+        finally:
+            self._call = None
+        return call.seen
+
+    def _catch_up(self, rows: Rows, given: Mapping[str, Any], own: Callable[..., Any]) -> None:
+        """Remember an epoch's rows; in the next, compute what they will be in batches of other lengths."""
+        epoch, kept = self._step // self._steps_per_epoch, self._kept()
+        if self._span.blocks not in kept:
+            return
+        # Not before a check has shown that a pass on the side changes nothing.
+        for batch in self._ahead.batches(epoch) if (self._span.blocks, True) in self._trusted else ():
+            whole = {**given, **batch}
+            if (other := rows_of(whole, self._chain.tokens)) is None:
+                continue
+            absent = [row for row, state in enumerate(self._found(self._span.blocks, other)) if state is None]
+            if absent:
+                self.misses += len(absent)
+                self._keep(self._up_to_the_boundary(kept, whole, own), other)
+        self._ahead.note(rows, given, epoch)
 
     def _block(self, number: int, own: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
         """The call of a block, which ends at the boundary `number`."""

@@ -43,13 +43,14 @@ class Rows:
         keys: one a row.
         spans: where each row's own tokens stand, from and to; `None` where rows are not padded.
         mask: [rows, tokens] of real tokens; `None` where rows are not padded.
-        per_row: the arguments that hold one thing a row.
+        per_row: the arguments that hold one thing a row, `in_tokens` those of them with a place for each token.
     """
 
     keys: tuple[bytes, ...]
     spans: Spans | None
     mask: torch.Tensor | None
     per_row: frozenset[str]
+    in_tokens: frozenset[str]
 
     def cut(self, states: torch.Tensor) -> list[torch.Tensor]:
         """Each row's own of [rows, tokens, width]."""
@@ -93,12 +94,15 @@ def rows_of(given: Mapping[str, Any], tokens: int = 0) -> Rows | None:
     for name, tensor in shared.items():
         common.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         common.update(_array(tensor).tobytes())
+    in_tokens = frozenset(
+        name for name, tensor in per_row.items() if mask is not None and tensor.ndim >= 2 and tensor.shape[1] == length
+    )
     cut: list[NDArray[Any]] = []
     whole: list[NDArray[Any]] = []
     for name, tensor in per_row.items():
-        in_tokens = mask is not None and tensor.ndim >= 2 and tensor.shape[1] == length
-        common.update(f"{name} {tensor.dtype} {list(tensor.shape[2 if in_tokens else 1 :])}".encode())
-        (cut if in_tokens else whole).append(_array(tensor).reshape(size, length if in_tokens else 1, -1))
+        each = name in in_tokens
+        common.update(f"{name} {tensor.dtype} {list(tensor.shape[2 if each else 1 :])}".encode())
+        (cut if each else whole).append(_array(tensor).reshape(size, length if each else 1, -1))
     spans, tags = _spans(mask)
     keys = tuple(
         _key(
@@ -109,7 +113,7 @@ def rows_of(given: Mapping[str, Any], tokens: int = 0) -> Rows | None:
         )
         for row in range(size)
     )
-    return Rows(keys, spans, mask, frozenset(per_row))
+    return Rows(keys, spans, mask, frozenset(per_row), in_tokens)
 
 
 def _are_plain(tensors: Mapping[str, torch.Tensor], others: Mapping[str, Any]) -> bool:
@@ -135,7 +139,7 @@ def _spans(mask: torch.Tensor | None) -> tuple[Spans | None, tuple[bytes, ...]]:
         return None, ()
     real = mask.detach().cpu().numpy() != 0
     length = real.shape[1]
-    block = KEYS_AT_ONCE * (2 if torch.is_autocast_enabled(mask.device.type) else 1)
+    block = keys_at_once(mask.device)
     starts = real.argmax(axis=1)
     ends = length - real[:, ::-1].argmax(axis=1)
     counts = real.sum(axis=1)
@@ -147,6 +151,11 @@ def _spans(mask: torch.Tensor | None) -> tuple[Spans | None, tuple[bytes, ...]]:
         spans.append((start, end))
         tags.append(b"" if whole_blocks else f"{start} {length}".encode())
     return tuple(spans), tuple(tags)
+
+
+def keys_at_once(device: torch.device) -> int:
+    """Keys that attention sums at once, as things are."""
+    return KEYS_AT_ONCE * (2 if torch.is_autocast_enabled(device.type) else 1)
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:
