@@ -31,6 +31,7 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.nightly
 def test_a_process_for_each_cell_gives_the_same_bits_as_warm_ones_in_any_order(task: Path, tmp_path: Path) -> None:
     record = tmp_path / "record"  # where it lies is part of the cells
     found = {}

@@ -19,7 +19,6 @@ Record = Callable[[str, object], None]
 SAMPLES = 6
 STEPS_PER_EPOCH = 6
 """Of the tiny task: 22 rows in batches of 4."""
-STEPS = [pytest.param(96, id="96"), pytest.param(1998, id="1998", marks=pytest.mark.nightly)]
 RUNS = [pytest.param(12, id="12"), pytest.param(50, id="50", marks=pytest.mark.nightly)]
 ACTIVATIONS = 50_000
 """Bytes of what the model computed for one batch, some of which lives until the next; its length varies."""
@@ -54,8 +53,17 @@ def long_recipe(names: tuple[str, ...], steps: int) -> Any:
 TOGETHER = [names for names in every.together() if names != ("predict_only",)]  # which does no step
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("names", TOGETHER, ids=lambda names: names[0])
+STEPS = [
+    pytest.param(
+        names, steps, id=f"{names[0]}-{steps}", marks=[pytest.mark.nightly] if steps > 96 or number > 1 else []
+    )
+    for number, names in enumerate(TOGETHER)
+    for steps in (96, 1998)
+]
+"""Two recipes over few steps in CI; all of them, and over many steps, at night."""
+
+
+@pytest.mark.parametrize(("names", "steps"), STEPS)
 def test_nothing_grows_over_the_steps_of_a_run(names: tuple[str, ...], steps: int, record_property: Record) -> None:
     session = every.bound(long_recipe(names, steps), *names)
     assert session.plan.total_steps >= steps / 2  # few_shot leaves fewer rows

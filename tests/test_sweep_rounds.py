@@ -92,6 +92,7 @@ def test_killed_in_the_middle_it_decides_as_if_left_alone(kind: str, task: Path,
     assert len((out / LEDGER).read_text().splitlines()) == len(expected)  # no cell ran twice
 
 
+@pytest.mark.nightly
 def test_a_study_that_spent_its_budget_goes_on_with_more_and_with_more_seeds(task: Path, tmp_path: Path) -> None:
     given = study_dict(task, tmp_path / "record", seconds=0.0) | {"seeds": 2, "budget": {"cells": 3}}
     out = tmp_path / "out"
