@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -76,6 +77,21 @@ def test_the_interval_is_students_of_the_mean_over_seeds() -> None:
     assert baseline.mean == pytest.approx(0.806667, abs=1e-6)
     assert baseline.interval == pytest.approx((0.755162, 0.858171), abs=1e-5)
     assert (stlr.finished, stlr.lost, stlr.running, stlr.interval) == (1, 1, 1, None)
+
+
+def test_what_is_left_is_told_by_the_seconds_of_a_cell_however_many_end_at_once() -> None:
+    """Two at a time: 4 left of 20 s are 40 s, 3 left of 25 s are 37.5 s. A cell of an earlier session tells nothing."""
+    plan = manifest(["baseline", "stlr"], 3)
+    orders = [
+        CellOrder(key=f"stlr-{n}", configuration="stlr", factors={}, recipe={}, task="", origins={}) for n in (0, 1)
+    ]
+    found = {"baseline-0": replace(trial("baseline", 0, 0.8), seconds=500.0)}
+    keeper = StatusKeeper(found)
+    assert keeper.now(plan, found, orders).seconds_left is None
+    found["stlr-0"] = replace(trial("stlr", 0, 0.8), seconds=20.0)
+    assert keeper.now(plan, found, orders[1:]).seconds_left == pytest.approx(40.0)
+    found["stlr-1"] = replace(trial("stlr", 1, 0.8), seconds=30.0)
+    assert keeper.now(plan, found, []).seconds_left == pytest.approx(37.5)
 
 
 def test_the_results_over_several_data_sets_stand_in_a_table() -> None:

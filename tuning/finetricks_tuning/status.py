@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ class Status:
         configurations: of the comparison.
         planned: cells of the rounds that were decided so far.
         done: cells with a result, whatever it is.
-        seconds_left: estimated from this session's cells; `None` until two have ended.
+        seconds_left: estimated from this session's cells; `None` until one has ended.
         alpha: the intervals are at 1 - alpha.
         data_set: which is at work, of a study that has several.
     """
@@ -58,11 +57,12 @@ class StatusKeeper:
 
     def __init__(self, trials: Mapping[str, Trial]) -> None:
         self._before = set(trials)
-        self._first_end: tuple[float, int] | None = None
+        self._at_once = 1  # the most cells that ran at a time
 
     def now(self, plan: Manifest, trials: Mapping[str, Trial], running: Iterable[CellOrder]) -> Status:
         metric = str(plan.study["metric"])
         at_work = [order.configuration for order in running]
+        self._at_once = max(self._at_once, len(at_work))
         own: dict[str, list[Trial]] = {name: [] for name in plan.configurations}
         planned: Counter[str] = Counter()
         for cell in plan.cells:
@@ -85,19 +85,16 @@ class StatusKeeper:
             configurations=tuple(rows),
             done=len(done),
             planned=len(plan.cells),
-            seconds_left=self._left(plan, done),
+            seconds_left=self._left(plan, trials),
             greater_is_better=plan.greater_is_better,
             alpha=plan.study["alpha"],
         )
 
-    def _left(self, plan: Manifest, done: Set[str]) -> float | None:
-        new = len(done - self._before)
-        if self._first_end is None:
-            # Until here workers were starting; the pace shows in what comes after.
-            self._first_end = (time.monotonic(), new) if new else None
-            return None
-        since, first = self._first_end
-        return (time.monotonic() - since) / (new - first) * (len(plan.cells) - len(done)) if new > first else None
+    def _left(self, plan: Manifest, trials: Mapping[str, Trial]) -> float | None:
+        seconds = [trial.seconds for key, trial in trials.items() if key not in self._before]
+        left = len({cell.key for cell in plan.cells} - set(trials))
+        # Not by when cells ended: those that began together end together, and the first ones are the slowest.
+        return left * sum(seconds) / len(seconds) / self._at_once if seconds else None
 
 
 def _interval(values: Sequence[float], alpha: float) -> tuple[float, float] | None:
