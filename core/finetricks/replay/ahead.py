@@ -31,20 +31,19 @@ class Ahead:
         self._in_tokens: frozenset[str] = frozenset()
         self._lengths: set[int] = set()
         self._size = 0
-        self._epoch = 0
         self._padded_on_the_left = False
 
-    def note(self, rows: Rows, given: Mapping[str, Any], epoch: int) -> None:
-        """Remember the rows of a batch, and how long it is."""
+    def note(self, rows: Rows, given: Mapping[str, Any]) -> bool:
+        """Remember the rows of a batch, and how long it is; whether any are remembered."""
         if rows.mask is None or rows.spans is None or self._padded_on_the_left:
-            return
-        if self._rows and (epoch > self._epoch or rows.per_row != self._rows[0][2].keys()):
-            return
+            return False
+        if self._rows and rows.per_row != self._rows[0][2].keys():
+            return False
         if any(start for start, _ in rows.spans):
             self._padded_on_the_left, self._rows = True, []
-            return
+            return False
         size, length = rows.mask.shape
-        self._epoch, self._size, self._in_tokens = epoch, max(self._size, size), rows.in_tokens
+        self._size, self._in_tokens = max(self._size, size), rows.in_tokens
         self._lengths.add(length)
         block = keys_at_once(rows.mask.device)
         for row, (_, end) in enumerate(rows.spans):
@@ -54,11 +53,10 @@ class Ahead:
                 own = {name: given[name][row] for name in rows.per_row}
                 cut = {name: value[:end] if name in rows.in_tokens else value for name, value in own.items()}
                 self._rows.append((range(end, whole), length, cut))
+        return bool(self._rows)
 
-    def batches(self, epoch: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Once the epoch that was noted is over: its rows at each length at which they may come, once."""
-        if epoch <= self._epoch or not self._rows:
-            return
+    def batches(self) -> Iterator[dict[str, torch.Tensor]]:
+        """The rows that were noted, at each other length at which they may come, once."""
         lengths, rows = sorted(self._lengths), self._rows
         self._lengths, self._rows = set(), []
         wanted = [_wanted(short, came, lengths) for short, came, _ in rows]

@@ -110,6 +110,7 @@ class Engine:
         self._passes: dict[bytes, tuple[int, int]] = {}  # a row: the number of the pass it was kept in, and its length
         self._pass = 0
         self._ahead = Ahead()
+        self._latest: tuple[Callable[..., Any], dict[str, Any]] | None = None  # the trunk's own pass, and its arguments
         self._span = Span(0, 0, 0, {})
         self._step = 0
         self._training = True
@@ -178,6 +179,7 @@ class Engine:
         for boundary in list(self._stores):
             self._drop(boundary)
         self._passes = {}
+        self._latest = None
 
     def _give_up(self, why: str) -> None:
         self.off = why
@@ -208,6 +210,8 @@ class Engine:
         self._outputs = None if before is None else []
         with self._in_place():
             result = compute()
+            if training and not self.off and (self._step + 1) % self._steps_per_epoch == 0:
+                self._catch_up()
         outputs, self._outputs = self._outputs, None
         if before is None:
             self._surprised = self._surprised or bool(self._would)
@@ -287,9 +291,9 @@ class Engine:
         if rows is None or given is None:
             output = own(*args, **keywords)
         else:
-            if self._training and self._ordinal == 1 and not self._checking:
-                self._catch_up(rows, given, own)
             output = self._pass_of(rows, given, own, args, keywords)
+            if self._training and self._ordinal == 1 and not self._checking and self._ahead.note(rows, given):
+                self._latest = own, given
         if self._outputs is not None:
             self._outputs.append((output, None if rows is None else rows.mask))
         return output
@@ -493,7 +497,7 @@ class Engine:
         self, record: frozenset[int], given: Mapping[str, Any], own: Callable[..., Any]
     ) -> dict[int, torch.Tensor]:
         """The states of some boundaries, of a pass on the side that goes no further than the prefix."""
-        self._call = call = Call(record=record, stop=self._span.blocks)
+        self._call = call = Call(record=record, stop=max(record))
         try:
             with torch.no_grad():
                 own(**given)
@@ -503,21 +507,20 @@ class Engine:
             self._call = None
         return call.seen
 
-    def _catch_up(self, rows: Rows, given: Mapping[str, Any], own: Callable[..., Any]) -> None:
-        """Remember an epoch's rows; in the next, compute what they will be in batches of other lengths."""
-        epoch, kept = self._step // self._steps_per_epoch, self._kept()
-        if self._span.blocks not in kept:
+    def _catch_up(self) -> None:
+        """Compute what rows of this epoch will be in batches of other lengths, where that is of use later."""
+        if self._latest is None or not (kept := self._kept()):
             return
-        # Not before a check has shown that a pass on the side changes nothing.
-        for batch in self._ahead.batches(epoch) if (self._span.blocks, True) in self._trusted else ():
-            whole = {**given, **batch}
-            if (other := rows_of(whole, self._chain.tokens)) is None:
-                continue
-            absent = [row for row, state in enumerate(self._found(self._span.blocks, other)) if state is None]
-            if absent:
-                self.misses += len(absent)
-                self._keep(self._up_to_the_boundary(kept, whole, own), other)
-        self._ahead.note(rows, given, epoch)
+        own, given = self._latest
+        self._latest = None
+        with Before(self._model, self._remembered()).again():
+            for batch in self._ahead.batches():
+                whole = {**given, **batch}
+                rows = rows_of(whole, self._chain.tokens)
+                if rows is None or all(state is not None for state in self._found(max(kept), rows)):
+                    continue
+                self.misses += len(rows.keys)
+                self._keep(self._up_to_the_boundary(kept, whole, own), rows)
 
     def _block(self, number: int, own: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
         """The call of a block, which ends at the boundary `number`."""
