@@ -1,7 +1,7 @@
 """What the site needs beyond mkdocs: files of the repository that pages link to are part of it.
 
 Pages are read on the site and beside the code. A link that leaves docs/ leads, on the site, to a copy: Markdown (the
-changelog) as a page, anything else as the file it is.
+changelog) as a page, anything else as the file it is: a notebook to download, the rest to be read in the browser.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, name, content=(ROOT / name).read_text()))
     linked = {target for file in files.documentation_pages() for target in _outside(file)}
     for target in sorted(linked):
-        files.append(File.generated(config, f"source/{target}.txt", content=(ROOT / target).read_text()))
+        files.append(File.generated(config, _copy(target), content=(ROOT / target).read_text()))
     return files
 
 
@@ -40,6 +40,11 @@ def _outside(file: File) -> set[str]:
     return {path for path in found if not path.startswith("docs/") and path not in PAGES and (ROOT / path).is_file()}
 
 
+def _copy(target: str) -> str:
+    """Where a file of the repository stands on the site."""
+    return f"source/{target}" if target.endswith(".ipynb") else f"source/{target}.txt"
+
+
 def _in_repository(link: str, page: str) -> str:
     folder = "" if page in PAGES else posixpath.join("docs", posixpath.dirname(page))
     return posixpath.normpath(posixpath.join(folder, link))
@@ -50,5 +55,5 @@ def _on_site(link: str, page: str) -> str:
     if target.startswith("docs/"):
         target = target.removeprefix("docs/")
     elif target not in PAGES and (ROOT / target).is_file():
-        target = f"source/{target}.txt"
+        target = _copy(target)
     return posixpath.relpath(target, posixpath.dirname(page) or ".")

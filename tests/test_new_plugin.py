@@ -48,6 +48,20 @@ def test_the_path_from_an_idea_to_a_package_is_as_the_docs_print_it(
 
 
 @pytest.mark.nightly
+def test_the_tutorials_trick_becomes_a_package_that_passes(tmp_path: Path, environment: dict[str, str]) -> None:
+    page = (ROOT / "docs" / "tutorial" / "4-trick.md").read_text()
+    for name in ("cooldown.py", "test_cooldown.py"):
+        (text,) = re.findall(rf'```python title="{name}"\n(.*?)```', page, re.DOTALL)
+        (tmp_path / name).write_text(text)
+    (commands,) = [text for text in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "new-plugin" in text]
+    said = done(commands, tmp_path, environment)
+    (passed,) = re.findall(r"(\d+) passed", said)
+    assert int(passed) == 1 + len(ORDER) - 7  # it has no data, build, freeze, loss, penalty, finish, and no neutral
+    assert "failed" not in said
+    assert "cooldown  (schedule; from finetricks-cooldown 0.1.0" in said
+
+
+@pytest.mark.nightly
 def test_each_is_installed_and_passes_its_own_tests(tmp_path: Path, environment: dict[str, str]) -> None:
     folders = [write_plugin(f"own_{hook}", hook, tmp_path / hook) for hook in STARTS]
     done(f"pip install {' '.join(map(str, folders))}", tmp_path, environment)
