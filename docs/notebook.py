@@ -1,7 +1,7 @@
 """Execute a notebook in a folder of its own and keep what it prints: `python docs/notebook.py NOTEBOOK...`.
 
-`--write` puts the new outputs in the place of the old ones, without what belongs to this machine alone: times and paths,
-and the version of the kernel.
+`--write` puts the new outputs in the place of the old ones, without what belongs to this machine alone: times, paths,
+the version of the kernel.
 """
 
 from __future__ import annotations

@@ -34,6 +34,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(lambda found: _on_site(found[1], source), markdown)
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Say of the Chinese pages that they are Chinese: browsers choose the shapes of characters by it."""
+    chinese = page.file.src_uri.startswith("zh/")
+    return output.replace('<html lang="en"', '<html lang="zh-Hans"', 1) if chinese else output
+
+
 def _outside(file: File) -> set[str]:
     """The files outside of docs/, and no pages, that a page links to."""
     found = {_in_repository(link, file.src_uri) for link in LINK.findall(file.content_string)}
