@@ -1,34 +1,35 @@
 """Execute a notebook in a folder of its own and keep what it prints: `python docs/notebook.py NOTEBOOK...`.
 
 `--write` puts the new outputs in the place of the old ones, without what belongs to this machine alone: times, paths,
-the version of the kernel.
+the version of the kernel; and without what was written to stderr: progress, which is other each time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from blocks import same
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 WIDTH = "110"
 EXACT, VARIES = "exact", "varies"
 """Tags of a cell: what it shows is compared to the last decimal; or only its kind, as the rest may differ elsewhere."""
 
 
-def execute(path: Path, folder: Path, environment: Mapping[str, str] = {}) -> Any:
+def execute(path: Path, folder: Path) -> Any:
     """The notebook with the outputs that it has now.
 
     Args:
         folder: where its cells read and write.
-        environment: of its kernel, over that of this process.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
@@ -41,15 +42,19 @@ def execute(path: Path, folder: Path, environment: Mapping[str, str] = {}) -> An
         "COLUMNS": WIDTH,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "IPYTHONDIR": str(folder / ".ipython"),  # neither history nor start-up files of whoever runs it
-        "JUPYTER_RUNTIME_DIR": str(folder / ".jupyter"),
     }
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
-    os.environ["JUPYTER_RUNTIME_DIR"] = own["JUPYTER_RUNTIME_DIR"]
-    client.execute(env={**os.environ, **own, **environment})
+    with _runtime() as runtime:
+        # Sockets that are files: no port is opened.
+        config = Config({"ConnectionFileMixin": {"transport": "ipc", "ip": str(runtime / "kernel")}})
+        at = {"metadata": {"path": str(folder)}}
+        client = NotebookClient(
+            notebook, timeout=600, kernel_name="python3", resources=at, config=config, coalesce_streams=True
+        )
+        client.execute(env={**os.environ, **own})
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # the times at which it ran
         if cell.cell_type == "code":
-            cell.outputs = [_own(output, str(folder)) for output in cell.outputs]
+            cell.outputs = [_own(output, str(folder)) for output in cell.outputs if output.get("name") != "stderr"]
     notebook.metadata["language_info"] = {"name": "python"}
     return notebook
 
@@ -75,6 +80,20 @@ def differences(told: Any, now: Any) -> list[str]:
     return found
 
 
+@contextlib.contextmanager
+def _runtime() -> Iterator[Path]:
+    """A folder for a kernel's sockets and its key, with a path that is short enough for sockets."""
+    name = "JUPYTER_RUNTIME_DIR"
+    before = os.environ.get(name)
+    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+        os.environ[name] = folder
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop(name)
+            os.environ |= {} if before is None else {name: before}
+
+
 def _text(cell: Any) -> str:
     return "".join(_shown(output).get("text/plain", "") for output in cell.outputs)
 
@@ -85,10 +104,12 @@ def _shown(output: Any) -> dict[str, Any]:
 
 
 def _own(output: Any, folder: str) -> Any:
-    """An output without paths of this machine and without the codes of a terminal."""
+    """An output without paths of this machine, the codes of a terminal, and the text that stands in for a picture."""
     if output.output_type == "stream":
         text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.text).replace(f"{folder}{os.sep}", "")
         output.text = "".join(f"{line.rstrip()}\n" for line in re.sub(r".*\r(?!\n)", "", text).splitlines())
+    elif "image/png" in output.get("data", {}):
+        output.data.pop("text/plain", None)  # what a reader without pictures would see
     return output
 
 
