@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # One more than the cores of a small machine: tests of studies mostly wait.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test plugin lint docs nightly survival fuzz clean
+.PHONY: quickstart test plugin lint docs dist nightly survival fuzz clean
 
 quickstart: $(VENV)/.run  ## train with tricks on embedded data, compare them over seeds, write a report
 	$(BIN)/finetricks sweep examples/quickstart.yaml --out runs/quickstart --resume
@@ -44,8 +44,13 @@ lint: $(VENV)/.dev  ## format, lint, types, the import contract
 docs: $(VENV)/.docs  ## the site, into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+dist: $(VENV)/.release  ## wheel and sdist, checked, into dist/; the wheel is built from the sdist
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:  ## remove the virtual environment and what runs left
-	rm -rf $(VENV) runs site
+	rm -rf $(VENV) runs site dist
 
 # torch first and alone: its pinned build decides what else is compatible with it.
 $(VENV)/.base: constraints.txt
@@ -68,4 +73,8 @@ $(VENV)/.fuzz: $(VENV)/.dev
 
 $(VENV)/.docs: $(VENV)/.dev
 	$(PIP) --editable '.[tune,demo,test,lint,docs]'
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.base pyproject.toml
+	$(PIP) build twine
 	@touch $@

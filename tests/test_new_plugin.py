@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 import tomllib
-import venv
 from pathlib import Path
 
 import pytest
 import yaml
 
-from finetricks import InputError, installed
+from clean import clean_environment, done
+from finetricks import InputError, __version__, installed
 from finetricks.catalog import Catalog
 from finetricks.cli import main
 from finetricks.hooks import HOOKS
@@ -24,47 +23,12 @@ from finetricks.testing import ORDER, check_trick
 ROOT = Path(__file__).parent.parent
 LONG = ("interleaved", "resume", "trainer", "beside_each")
 """The checks that take longest: `test_each_is_installed_and_passes_its_own_tests` asks them at night."""
-SCRIPT = '#!/bin/sh\nexec {python} -m {module} "$@"\n'
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Of a clean virtual environment that borrows the libraries of this one, and has nothing to reach for."""
-    folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, with_pip=False)
-    (own,) = folder.glob("lib/*/site-packages")
-    libraries = [path for path in sys.path if Path(path).name == "site-packages"]
-    borrowed = [*libraries, *(str(ROOT / root) for root in ("core", "plugins", "tuning"))]
-    (own / "borrowed.pth").write_text("\n".join(borrowed))
-    for command, module in (("pip", "pip"), ("pytest", "pytest"), ("finetricks", "finetricks")):
-        script = folder / "bin" / command
-        script.write_text(SCRIPT.format(python=folder / "bin" / "python", module=module))
-        script.chmod(0o755)
-    offline = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}  # 0 says: without isolation
-    quiet = {
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "PIP_QUIET": "1",
-        "COLUMNS": "200",
-        "PYTEST_ADDOPTS": "-q -p no:cacheprovider",
-    }
-    others = {"COLUMNS": "200", "PYTEST_ADDOPTS": "-q -p no:cacheprovider"}
-    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "VIRTUAL_ENV": str(folder), **offline, **quiet, **others}
-
-
-def done(command: str, folder: Path, environment: dict[str, str]) -> str:
-    """What a command line wrote. It must succeed."""
-    ran = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
-    return ran.stdout + ran.stderr
+    sources = [ROOT / root for root in ("core", "plugins", "tuning")]
+    return clean_environment(tmp_path_factory.mktemp("environment"), sources)
 
 
 def test_the_path_from_an_idea_to_a_package_is_as_the_docs_print_it(
@@ -81,6 +45,20 @@ def test_the_path_from_an_idea_to_a_package_is_as_the_docs_print_it(
     assert int(passed) == len(ORDER) - len(LONG) - 6  # it has no data, build, freeze, loss, penalty, finish
     assert "failed" not in said
     assert re.search(r"gentle_decay +\(schedule; from finetricks-gentle-decay 0\.1\.0, for finetricks <0", said)
+
+
+@pytest.mark.nightly
+def test_the_tutorials_trick_becomes_a_package_that_passes(tmp_path: Path, environment: dict[str, str]) -> None:
+    page = (ROOT / "docs" / "tutorial" / "4-trick.md").read_text()
+    for name in ("cooldown.py", "test_cooldown.py"):
+        (text,) = re.findall(rf'```python title="{name}"\n(.*?)```', page, re.DOTALL)
+        (tmp_path / name).write_text(text)
+    (commands,) = [text for text in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "new-plugin" in text]
+    said = done(commands, tmp_path, environment)
+    (passed,) = re.findall(r"(\d+) passed", said)
+    assert int(passed) == 1 + len(ORDER) - 7  # it has no data, build, freeze, loss, penalty, finish, and no neutral
+    assert "failed" not in said
+    assert "cooldown  (schedule; from finetricks-cooldown 0.1.0" in said
 
 
 @pytest.mark.nightly
@@ -155,7 +133,7 @@ def test_a_plugin_is_for_this_minor_version_and_the_next(present: str, written: 
         ("größe", {}, "'größe' is no trick's name"),
         ("lambda", {}, "'lambda' is no trick's name"),
         ("", {}, "'' is no trick's name"),
-        ("stlr", {}, "'stlr' is a trick of finetricks 0.1.0 already; choose another name"),
+        ("stlr", {}, f"'stlr' is a trick of finetricks {__version__} already; choose another name"),
         (
             "own",
             {"hook": "shedule"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from finetricks import Group, InputError, Plan, Stage
-from finetricks.picture import MOST_POINTS, draw, save_picture
+from finetricks.picture import MOST_POINTS, WIDTH, draw, save_picture
 
 
 def plan(*, blocks: int = 2, decay: float = 2.0, steps: int = 12, freeze: bool = True, groups_a_layer: int = 2) -> Plan:
@@ -55,6 +56,14 @@ def test_a_line_for_each_layer_where_it_is_trained_at_the_plans_rates() -> None:
     assert head[1] == pytest.approx([*(1e-3 * (1 - step / 12) for step in range(12)), 1e-3 / 12])
     assert block[0] == [*range(4, 12), 12]
     assert block[1][0] == pytest.approx(1e-3 * 0.5 * (1 - 4 / 12))
+
+
+def test_a_notebook_shows_it() -> None:
+    shown = plan()._repr_png_()
+    assert shown == plan()._repr_png_()
+    assert shown != plan(freeze=False)._repr_png_()
+    picture = plt.imread(io.BytesIO(shown), format="png")
+    assert picture.shape[1] == round(WIDTH * 110)
 
 
 def test_a_row_for_each_layer_hatched_where_it_is_frozen() -> None:

@@ -6,6 +6,7 @@ below, a row for each layer in the colour of its line, hatched where it is froze
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,14 @@ def save_picture(plan: Plan, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         draw(plan).savefig(path, dpi=200, metadata=dict(FORMATS[path.suffix.lower()]))
+
+
+def png(plan: Plan) -> bytes:
+    """The picture of `plan` as a notebook shows it: a PNG at screen resolution."""
+    written = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        draw(plan).savefig(written, format="png", dpi=110)
+    return written.getvalue()
 
 
 def draw(plan: Plan) -> Figure:

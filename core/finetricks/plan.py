@@ -88,6 +88,12 @@ class Plan:
         """The stage that `step` lies in; after the last step, the last one."""
         return self.stages[min(bisect_right(self._ends, step), len(self.stages) - 1)]
 
+    def _repr_png_(self) -> bytes:
+        """How a notebook shows the plan: the picture of `finetricks explain`."""
+        from finetricks.picture import png
+
+        return png(self)
+
     def progress(self, step: int) -> Progress:
         """Where training is at `step`."""
         return Progress(step, self.total_steps, self.steps_per_epoch, self.stage_at(step), self.decisions)
