@@ -114,6 +114,15 @@ class Recipe:
         t = self.training
         return Streams.derive(t.seed, init=t.init_seed, data=t.data_seed, dropout=t.dropout_seed)
 
+    @property
+    def only_pretrains(self) -> bool:
+        """Whether it names a model and no data, and a trick that trains weights from text of its own."""
+        return self.model is not None and self.data is None and any(trick.learns for _, trick in self.tricks)
+
+    def with_model(self, model: str) -> Recipe:
+        """The same recipe for another model. Raises `RecipeError` for one that cannot be used."""
+        return Recipe(**{**self.to_dict(), "model": model}, catalog=self.catalog)
+
     def stack(self) -> Stack:
         """The recipe's tricks, composed afresh."""
         return Stack(self.tricks)
@@ -262,7 +271,7 @@ class _Reader:
         loc: Loc = ("tricks", index, name)
         try:
             kind = self.catalog.get(name)
-            context = {"folder": self._folder(loc), "must_exist": self.document.data.get("data") is not None}
+            context = {"folder": self._folder(loc), "must_exist": self._runs()}
             return name, kind.model_validate(dict(values or {}), context=context)
         except UnknownTrick as error:
             self.note(loc, str(error))
@@ -273,6 +282,10 @@ class _Reader:
                 raise
             self.note(loc, f"trick {name!r} of {self.catalog.origin_of(name)} cannot be made: {in_words(error)}")
         return None
+
+    def _runs(self) -> bool:
+        """Whether the recipe is one to be run: files that it names must be there."""
+        return self.document.data.get("data") is not None or self.document.data.get("model") is not None
 
     def _given(self, index: int, trick: Trick) -> Named | None:
         """An instance, by the name of its class; one that is another trick's would be read back as that."""
