@@ -16,7 +16,10 @@ Place = Callable[[Loc], str]
 def problems_of(error: ValidationError, model: type[BaseModel], given: Any, prefix: Loc, place: Place) -> list[Problem]:
     """One problem for each value that is wrong, however many types it was tried as."""
     by_loc: dict[Loc, list[str]] = {}
-    for details in error.errors():
+    found = error.errors()
+    for details in found:
+        if details["type"] == "too_short" and any(_is_inside(other["loc"], details["loc"]) for other in found):
+            continue  # pydantic counts the items that are right: none where the only one is wrong
         loc = _within(details["loc"], given, details["type"] == "missing")
         messages = by_loc.setdefault(loc, [])
         message = _message(details, model)
@@ -47,6 +50,10 @@ def no_flag_for_a_number(value: Any, validate: ValidatorFunctionWrapHandler) -> 
     if isinstance(value, bool) and isinstance(taken, int | float) and not isinstance(taken, bool):
         raise ValueError("a number, not true or false")
     return taken
+
+
+def _is_inside(loc: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:
+    return len(loc) > len(outer) and loc[: len(outer)] == outer
 
 
 _ABSENT = object()
