@@ -62,13 +62,12 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files, in which the commands are run; the examples' own paths lead to them too."""
+    """A folder with the files, in which the commands are run. Beside the examples are those that no command names."""
     shutil.copytree(task, tmp_path, dirs_exist_ok=True)
     examples = tmp_path / "examples" / "literature"
     examples.mkdir(parents=True)
-    for path in task.iterdir():
-        if path.is_file():
-            shutil.copy(path, examples)
+    for name in ("train.csv", "domain.txt", "others.txt"):
+        shutil.copy(task / name, examples)
     monkeypatch.chdir(tmp_path)
     return examples
 
@@ -144,7 +143,8 @@ def test_every_configuration_of_a_study_trains(file: Path, here: Path) -> None:
     content = smaller(CONTENT[file])
     content["recipe"]["training"]["epochs"] = min(content["recipe"]["training"]["epochs"], 5)
     (here / file.name).write_text(dump_yaml(content))
-    study = Study.load(here / file.name)
+    settings = [word for word in command_of(file) if word.startswith("recipe.")]
+    study = Study.load(here / file.name, settings)
     assert not study.left_out
     for index, configuration in enumerate(study.configurations):
         result = run(configuration.recipe(study.recipe, 0), Path("runs") / str(index), save_model=False)

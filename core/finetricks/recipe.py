@@ -16,8 +16,8 @@ from finetricks.errors import Problem, RecipeError, ends_program, in_words, quot
 from finetricks.settings import Data, Training
 from finetricks.stack import Named, Stack, conflicts
 from finetricks.streams import Streams
-from finetricks.trick import Trick
-from finetricks.validation import problems_of
+from finetricks.trick import Trick, texts
+from finetricks.validation import at, problems_of
 from finetricks.yaml_file import Document, Loc, dump_yaml, load_yaml, override
 
 if TYPE_CHECKING:
@@ -271,7 +271,8 @@ class _Reader:
         loc: Loc = ("tricks", index, name)
         try:
             kind = self.catalog.get(name)
-            context = {"folder": self._folder(loc), "must_exist": self._runs()}
+            here = frozenset(texts(self._overridden(loc, values)))
+            context = {"folder": self._folder(loc), "here": here, "must_exist": self._runs()}
             return name, kind.model_validate(dict(values or {}), context=context)
         except UnknownTrick as error:
             self.note(loc, str(error))
@@ -282,6 +283,10 @@ class _Reader:
                 raise
             self.note(loc, f"trick {name!r} of {self.catalog.origin_of(name)} cannot be made: {in_words(error)}")
         return None
+
+    def _overridden(self, loc: Loc, values: Any) -> list[Any]:
+        """What stands on the command line for parts of the trick at `loc`."""
+        return [at(values, given[len(loc) :]) for given in self.document.overrides if given[: len(loc)] == loc]
 
     def _runs(self) -> bool:
         """Whether the recipe is one to be run: files that it names must be there."""
