@@ -45,17 +45,19 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tiny.write_task(tmp_path_factory.mktemp("task"))
     tiny.bert(blocks=6).save_pretrained(folder / "model")
     assert AutoTokenizer.from_pretrained(folder / "model").mask_token
-    for name in ("valid.csv", "reviews.csv"):
-        shutil.copy(folder / "train.csv", folder / name)
+    shutil.copy(folder / "train.csv", folder / "valid.csv")
     rows = [line.rsplit(",", 1) for line in (folder / "train.csv").read_text().splitlines()[1:]]
     texts = [text for text, _ in rows]
     for name in ("corpus.txt", "domain.txt", "others.txt"):
         (folder / name).write_text("\n".join(texts) + "\n")
+    long = [
+        f"{' '.join([text] * 8)},{label}" for text, label in rows
+    ]  # of 40 tokens and more, where the model takes 32
+    (folder / "reviews.csv").write_text("\n".join(["text,label", *long]) + "\n")
     other = [f"{text},{'long' if text.count(' ') > 4 else 'short'}" for text in texts]
     (folder / "other.csv").write_text("\n".join(["text,label", *other]) + "\n")
-    pairs = [
-        f"{a},{b},{'same' if x == y else 'other'}" for (a, x), (b, y) in zip(rows, rows[1:] + rows[:2], strict=False)
-    ]
+    halves = [rows[index // 2] for index in range(len(rows))]
+    pairs = [f"{a},{b},{'same' if x == y else 'other'}" for (a, x), (b, y) in zip(rows, halves, strict=True)]
     (folder / "pairs.csv").write_text("\n".join(["premise,hypothesis,label", *pairs]) + "\n")
     return folder
 
