@@ -107,17 +107,23 @@ class Pipeline:
         return {step.name: step.work for step in self.steps if isinstance(step.work, Recipe)}
 
     @contextmanager
-    def loadable(self) -> Iterator[dict[str, Recipe]]:
-        """Each step's recipe, for a model of the same structure that is there before any step has run."""
+    def loadable(self, made: Mapping[str, Path] | None = None) -> Iterator[dict[str, Recipe]]:
+        """Each step's recipe, for a model of the same structure that is there before the step before it has run.
+
+        Args:
+            made: the models of the steps that have run.
+        """
         with TemporaryDirectory() as scratch:
-            models: dict[str, str] = {}
+            models = {name: str(path) for name, path in (made or {}).items()}
             recipes: dict[str, Recipe] = {}
             for step in self.steps:
                 if isinstance(step.work, NewLSTM):
-                    models[step.name] = str(step.work.create(Path(scratch) / step.name))
+                    if step.name not in models:
+                        models[step.name] = str(step.work.create(Path(scratch) / step.name))
                     continue
                 recipe = step.work if step.after is None else step.work.with_model(models[step.after])
-                recipes[step.name], models[step.name] = recipe, str(recipe.model)
+                recipes[step.name] = recipe
+                models.setdefault(step.name, str(recipe.model))
             yield recipes
 
 

@@ -51,9 +51,10 @@ def run_pipeline(
     """
     folder, ranks = PipelineFolder(out), Ranks.current()
     ranks.of_first(lambda: folder.check(pipeline, resume=resume, overwrite=overwrite))
-    with ranks.together(), pipeline.loadable() as recipes:
+    made = {step.name: folder.model(step.name) for step in pipeline.steps if resume and folder.is_finished(step.name)}
+    with ranks.together(), pipeline.loadable(made) as recipes:
         for name, recipe in recipes.items():
-            if overwrite or not folder.is_finished(name):
+            if name not in made:
                 _check(name, recipe, trust_remote_code)
     ranks.of_first(lambda: folder.begin(pipeline, overwrite=overwrite))
     results = {}
