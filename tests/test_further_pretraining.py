@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -86,6 +87,25 @@ def test_it_learns_the_language(caplog) -> None:
     assert sum(losses[-5:]) < 0.97 * sum(losses[:5])
 
 
+def test_lower_layers_learn_more_slowly_if_asked() -> None:
+    def moved(**values: Any) -> set[str]:
+        return {
+            re.split(r"\.(?=attention|inter|output|word|pos|tok|LayerN)", name)[0]
+            for name in changed(pretrained(discriminative_lr=values), tiny.bert())
+        }
+
+    blocks = [f"bert.encoder.layer.{number}" for number in range(3)]
+    assert moved(factors={"block.0": 0, "embeddings": 0}) == set(blocks[1:])
+    assert tiny.equal(pretrained(discriminative_lr={"decay": 1}), pretrained())
+    one_step = {"steps": 1, "warmup": 0, "weight_decay": 0}
+    plain, slowly = (pretrained(**one_step, **more) for more in ({}, {"discriminative_lr": {"decay": 2}}))
+    before = dict(tiny.bert().named_parameters())
+    # AdamW's first step is the learning rate times the gradient's sign: layers 4 (head) to 0 at 1, 1/2 ... 1/16.
+    for name, factor in ((f"{blocks[2]}.output.dense.weight", 1 / 2), (f"{blocks[0]}.output.dense.weight", 1 / 8)):
+        fast, slow = (dict(model.named_parameters())[name] - before[name] for model in (plain, slowly))
+        assert torch.allclose(slow, factor * fast, rtol=1e-3, atol=1e-6)
+
+
 def test_a_decoder_learns_the_next_tokens() -> None:
     def gpt2() -> nn.Module:
         torch.manual_seed(0)
@@ -106,7 +126,7 @@ def test_what_was_frozen_or_is_new_stays() -> None:
     model.bert.embeddings.requires_grad_(False)
     fresh = "bert.encoder.layer.0.output.dense.bias"
     context = Context(seed=0, fresh=frozenset({fresh}), batches=lambda: list(tiny.loader()))
-    trick().init(model=model, context=context)
+    trick().init(model=model, layers=None, context=context)
     moved = changed(model, tiny.bert())
     assert "bert.encoder.layer.0.output.dense.weight" in moved
     assert fresh not in moved
@@ -121,7 +141,7 @@ def test_it_leaves_modes_gradients_and_the_random_state() -> None:
     modes = [module.training for module in model.modules()]
     required = [parameter.requires_grad for parameter in model.parameters()]
     state = torch.get_rng_state()
-    trick().init(model=model, context=Context(seed=0, batches=lambda: list(rows_in_order())))
+    trick().init(model=model, layers=None, context=Context(seed=0, batches=lambda: list(rows_in_order())))
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == modes
     assert [parameter.requires_grad for parameter in model.parameters()] == required
@@ -276,7 +296,7 @@ def test_what_it_cannot_do_is_said_before_training(tmp_path, task) -> None:
     ) -> None:
         context = Context(seed=0, tokenizer=tokenizer, batches=batches and (lambda: batches))
         with pytest.raises(InputError, match=match):
-            trick(**fields).init(model=model or tiny.bert(), context=context)
+            trick(**fields).init(model=model or tiny.bert(), layers=None, context=context)
 
     batches = rows_in_order()
     refused("can be read only once")
@@ -289,7 +309,9 @@ def test_what_it_cannot_do_is_said_before_training(tmp_path, task) -> None:
     tokenizer = AutoTokenizer.from_pretrained(task / "model")
     missing = str(tmp_path / "missing.txt")
     with pytest.raises(DataError, match="cannot read .*missing.txt"):
-        trick(text="in_domain", corpus=missing).init(model=tiny.bert(), context=Context(seed=0, tokenizer=tokenizer))
+        trick(text="in_domain", corpus=missing).init(
+            model=tiny.bert(), layers=None, context=Context(seed=0, tokenizer=tokenizer)
+        )
     frozen = tiny.bert().requires_grad_(False)
     refused("nothing to train", model=frozen, batches=batches)
     config = T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, num_labels=3)

@@ -211,6 +211,21 @@ def test_a_file_that_a_trick_names_is_relative_to_the_recipe(tmp_path: Path) -> 
     assert Recipe(tricks=resolved["tricks"], catalog=catalog).tricks  # read again to load a run: it may be gone
 
 
+def test_a_file_on_the_command_line_is_relative_to_where_the_command_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = installed().with_classes([Corpus])
+    (tmp_path / "there").mkdir()
+    (tmp_path / "text.txt").write_text("a line\n")
+    path = tmp_path / "there" / "recipe.yaml"
+    path.write_text("model: minilm\ndata: {train: stdlib_docstrings}\ntricks: [{corpus: {corpus: text.txt}}]\n")
+    monkeypatch.chdir(tmp_path)
+    ((_, trick),) = Recipe.load(path, ["tricks.corpus.corpus=text.txt"], catalog=catalog).tricks
+    assert input_files(trick) == [str(tmp_path / "text.txt")]
+    with pytest.raises(RecipeError, match="no such file: .*there/text.txt"):
+        Recipe.load(path, catalog=catalog)
+
+
 def test_groups_of_like_length_have_an_order_of_their_own() -> None:
     with pytest.raises(RecipeError, match="training.group_by_length.*not with streams: none.*use streams: derived"):
         Recipe(training={"group_by_length": True, "streams": "none"})

@@ -137,7 +137,7 @@ class RunFolder:
         from finetricks.recipe import determining
 
         before = self.recipe()
-        if differing := _differences(determining(before), determining(recipe.to_dict())):
+        if differing := differences(determining(before), determining(recipe.to_dict())):
             details = "; ".join(differing)
             raise CheckpointError(f"{self.path} holds a run of another recipe; what differs: {details}")
 
@@ -184,10 +184,14 @@ def versions(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _differences(before: Any, now: Any, place: str = "") -> list[str]:
+def differences(before: Any, now: Any, place: str = "") -> list[str]:
+    """Where two resolved recipes differ, a line each."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = [*before, *(key for key in now if key not in before)]
         return [
-            line for key in keys for line in _differences(before.get(key), now.get(key), f"{place}.{key}".lstrip("."))
+            line for key in keys for line in differences(before.get(key), now.get(key), f"{place}.{key}".lstrip("."))
         ]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        both = enumerate(zip(before, now, strict=True))
+        return [line for index, pair in both for line in differences(*pair, f"{place}.{index}".lstrip("."))]
     return [] if before == now else [f"{place}: {before!r} there, {now!r} here"]

@@ -16,8 +16,8 @@ from finetricks.errors import Problem, RecipeError, ends_program, in_words, quot
 from finetricks.settings import Data, Training
 from finetricks.stack import Named, Stack, conflicts
 from finetricks.streams import Streams
-from finetricks.trick import Trick
-from finetricks.validation import problems_of
+from finetricks.trick import Trick, texts
+from finetricks.validation import at, problems_of
 from finetricks.yaml_file import Document, Loc, dump_yaml, load_yaml, override
 
 if TYPE_CHECKING:
@@ -113,6 +113,15 @@ class Recipe:
         """The seeds of the run's three random streams."""
         t = self.training
         return Streams.derive(t.seed, init=t.init_seed, data=t.data_seed, dropout=t.dropout_seed)
+
+    @property
+    def only_pretrains(self) -> bool:
+        """Whether it names a model and no data, and a trick that trains weights from text of its own."""
+        return self.model is not None and self.data is None and any(trick.learns for _, trick in self.tricks)
+
+    def with_model(self, model: str) -> Recipe:
+        """The same recipe for another model. Raises `RecipeError` for one that cannot be used."""
+        return Recipe(**{**self.to_dict(), "model": model}, catalog=self.catalog)
 
     def stack(self) -> Stack:
         """The recipe's tricks, composed afresh."""
@@ -262,7 +271,8 @@ class _Reader:
         loc: Loc = ("tricks", index, name)
         try:
             kind = self.catalog.get(name)
-            context = {"folder": self._folder(loc), "must_exist": self.document.data.get("data") is not None}
+            here = frozenset(texts(self._overridden(loc, values)))
+            context = {"folder": self._folder(loc), "here": here, "must_exist": self._runs()}
             return name, kind.model_validate(dict(values or {}), context=context)
         except UnknownTrick as error:
             self.note(loc, str(error))
@@ -273,6 +283,14 @@ class _Reader:
                 raise
             self.note(loc, f"trick {name!r} of {self.catalog.origin_of(name)} cannot be made: {in_words(error)}")
         return None
+
+    def _overridden(self, loc: Loc, values: Any) -> list[Any]:
+        """What stands on the command line for parts of the trick at `loc`."""
+        return [at(values, given[len(loc) :]) for given in self.document.overrides if given[: len(loc)] == loc]
+
+    def _runs(self) -> bool:
+        """Whether the recipe is one to be run: files that it names must be there."""
+        return self.document.data.get("data") is not None or self.document.data.get("model") is not None
 
     def _given(self, index: int, trick: Trick) -> Named | None:
         """An instance, by the name of its class; one that is another trick's would be read back as that."""

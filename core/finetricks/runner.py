@@ -95,6 +95,9 @@ def run(
     In an initialised process group of torch each process calls this, and they train one model together, data-parallel:
     the recipe's batch is shared out among them, rank 0 writes, and all get the result. All must be able to read `out`.
 
+    A recipe without data whose tricks learn from text of their own (`further_pretraining` on a corpus) comes to a model
+    without a head, and a result without metrics: see `finetricks.pretraining`.
+
     Args:
         resume: continue from the newest whole checkpoint in `out`; a finished run is given as it is.
         overwrite: replace the run in `out`.
@@ -115,6 +118,11 @@ def run(
         StorageError: `out` can no longer be written; the run can be resumed from its last checkpoint once it can.
     """
     folder, ranks = RunFolder(out), Ranks.current()
+    if task is None and recipe.only_pretrains:
+        from finetricks.pretraining import pretrain
+
+        with _threads(recipe.training.threads), _telling(folder.path):
+            return pretrain(recipe, out, resume=resume, overwrite=overwrite, trust_remote_code=trust_remote_code)
     ranks.of_first(lambda: folder.check(recipe, resume=resume, overwrite=overwrite))
     if resume and (done := ranks.of_first(folder.result)) is not None:
         return Result(**{**done, "notes": tuple(done["notes"])}, folder=folder.path)
@@ -234,7 +242,7 @@ def bound(
     stack, streams = recipe.stack(), recipe.streams
     splits, added = splits_of(recipe, task, stack)
     context = about(recipe, task)
-    model = stack.build(task.model(streams.init), streams.init, **context).to(_device())
+    model = stack.build(task.model(streams.init), streams.init, **context).to(device())
     session = Session.bind(
         recipe,
         model,
@@ -525,7 +533,8 @@ def metrics_line(
     }
 
 
-def _device() -> torch.device:
+def device() -> torch.device:
+    """Where a model is trained: on this process's GPU, or on the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -97,7 +97,11 @@ def _finished(folder: str | Path) -> RunFolder:
 
 
 def _columns(written: dict[str, Any]) -> tuple[str, ...]:
-    given = written.get("data") or {}
+    given = written.get("data")
+    if given is None:
+        raise InputError(
+            "the run made weights for other recipes to begin with; its model has no head and labels nothing"
+        )
     try:
         return Data.model_validate(given).text_columns
     except ValidationError as error:

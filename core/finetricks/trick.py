@@ -110,7 +110,9 @@ class Choice:
 
 
 class InputFile(str):
-    """The type of a field that names a file: a path relative to the recipe's file, made absolute.
+    """The type of a field that names a file: a path, made absolute.
+
+    One in a recipe's file is relative to it, one that is given on the command line to where the command is run.
 
     That it exists is checked where a recipe that is to be run is read; not where one is read to load a finished run.
     What stands in the file is part of what a study's cell depends on.
@@ -129,7 +131,8 @@ class InputFile(str):
     @classmethod
     def _located(cls, value: str, info: ValidationInfo) -> InputFile:
         context = info.context or {}
-        path = Path(context.get("folder", Path.cwd())) / os.path.expanduser(value)
+        folder = Path.cwd() if value in context.get("here", ()) else context.get("folder", Path.cwd())
+        path = Path(folder) / os.path.expanduser(value)
         if context.get("must_exist") and not os.path.exists(path):  # of a name that is too long, too
             raise ValueError(f"no such file: {shortened(str(path), 500)}")
         return cls(os.path.realpath(path))
@@ -144,6 +147,15 @@ def input_files(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         value = list(value.values())
     return [file for item in value for file in input_files(item)] if isinstance(value, list | tuple) else []
+
+
+def texts(value: Any) -> list[str]:
+    """The texts in nested lists and mappings."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [text for item in value for text in texts(item)] if isinstance(value, list | tuple) else []
 
 
 def search_space(trick: type[Trick]) -> dict[str, tuple[Any, ...]]:

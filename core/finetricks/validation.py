@@ -16,7 +16,10 @@ Place = Callable[[Loc], str]
 def problems_of(error: ValidationError, model: type[BaseModel], given: Any, prefix: Loc, place: Place) -> list[Problem]:
     """One problem for each value that is wrong, however many types it was tried as."""
     by_loc: dict[Loc, list[str]] = {}
-    for details in error.errors():
+    found = error.errors()
+    for details in found:
+        if details["type"] == "too_short" and any(_is_inside(other["loc"], details["loc"]) for other in found):
+            continue  # pydantic counts the items that are right: none where the only one is wrong
         loc = _within(details["loc"], given, details["type"] == "missing")
         messages = by_loc.setdefault(loc, [])
         message = _message(details, model)
@@ -25,8 +28,8 @@ def problems_of(error: ValidationError, model: type[BaseModel], given: Any, pref
     problems = []
     order = list(given)
     for loc in sorted(by_loc, key=lambda loc: order.index(loc[0]) if loc and loc[0] in order else -1):
-        messages, value = by_loc[loc], _at(given, loc)
-        got = "" if value is _ABSENT or isinstance(value, Mapping) else f", got {quoted(value)}"
+        messages, value = by_loc[loc], at(given, loc)
+        got = "" if value is ABSENT or isinstance(value, Mapping) else f", got {quoted(value)}"
         if messages[0].startswith(("unknown key", "is missing")):
             got = ""
         problems.append(Problem(place((*prefix, *loc)), f"{' or '.join(messages)}{got}"))
@@ -49,28 +52,33 @@ def no_flag_for_a_number(value: Any, validate: ValidatorFunctionWrapHandler) -> 
     return taken
 
 
-_ABSENT = object()
+def _is_inside(loc: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:
+    return len(loc) > len(outer) and loc[: len(outer)] == outer
+
+
+ABSENT: Any = object()
 
 
 def _within(loc: tuple[str | int, ...], given: Any, missing: bool) -> Loc:
     # pydantic names the branches of a union within the place; keep only what leads to a value that was given.
     kept: list[str | int] = []
     for part in loc:
-        if _at(given, (*kept, part)) is not _ABSENT or (missing and part == loc[-1]):
+        if at(given, (*kept, part)) is not ABSENT or (missing and part == loc[-1]):
             kept.append(part)
         else:
             break
     return tuple(kept)
 
 
-def _at(given: Any, loc: Loc) -> Any:
+def at(given: Any, loc: Loc) -> Any:
+    """What stands at a place within mappings and sequences; `ABSENT` where nothing does."""
     for part in loc:
         if isinstance(given, Mapping) and part in given:
             given = given[part]
         elif isinstance(given, Sequence) and not isinstance(given, str) and isinstance(part, int) and part < len(given):
             given = given[part]
         else:
-            return _ABSENT
+            return ABSENT
     return given
 
 

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from finetricks.cli.console import logged, messages, new_table, output, print_json, quiet_libraries, working
 from finetricks.cli.literal import echo
-from finetricks.cli.options import AsJson, Plugins, RecipeFile, Settings, Trust, catalog_with
-from finetricks.cli.recipes import load_recipe
+from finetricks.cli.options import AsJson, Plugins, Settings, Trust, catalog_with
+from finetricks.cli.recipes import load
 from finetricks.errors import Diverged, InputError
 
 if TYPE_CHECKING:
+    from finetricks.pipeline import Pipeline, PipelineStep
+    from finetricks.recipe import Recipe
     from finetricks.runner import OnProgress, Result
+
+    Results = Result | dict[str, Result]
 
 
 def train(
-    recipe: RecipeFile,
+    recipe: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A recipe, or several as steps, a YAML file.", show_default=False),
+    ],
     *,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The run's folder.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", help="The run's folder, or that of the steps' folders.", show_default=False
+        ),
+    ],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in DIR.")] = False,
     settings: Settings = None,
@@ -31,24 +43,12 @@ def train(
     trust_remote_code: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a recipe; on several GPUs: torchrun --nproc-per-node N -m finetricks train ..."""
-    checked = load_recipe(recipe, settings or (), catalog_with(plugins))  # before the seconds that torch takes
+    """Train a recipe, or its steps; on several GPUs: torchrun --nproc-per-node N -m finetricks train ..."""
+    checked = load(recipe, settings or (), catalog_with(plugins))  # before the seconds that torch takes
     speaks = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one is enough
+    options: dict[str, bool] = {"resume": resume, "overwrite": overwrite, "trust_remote_code": trust_remote_code}
     try:
-        with _progress() if speaks else nullcontext() as on_progress:
-            from finetricks.distributed import launched
-            from finetricks.runner import run
-
-            quiet_libraries()
-            with launched():
-                result = run(
-                    checked,
-                    out,
-                    resume=resume,
-                    overwrite=overwrite,
-                    on_progress=on_progress,
-                    trust_remote_code=trust_remote_code,
-                )
+        results = _run(checked, out, speaks, options)
     except KeyboardInterrupt:
         messages().print("interrupted; the same command with --resume goes on from the last checkpoint")
         raise
@@ -60,7 +60,33 @@ def train(
             diverged.add_note(f"the checkpoint of step {kept[-1]} is kept: {checkpoints.folder}")
         raise
     if speaks:
-        _tell(result, as_json)
+        _tell(results, as_json)
+
+
+def _run(checked: Recipe | Pipeline, out: Path, speaks: bool, options: Mapping[str, bool]) -> Results:
+    """What a recipe came to, or each step by its name."""
+    from finetricks.recipe import Recipe
+
+    def around(step: PipelineStep) -> AbstractContextManager[OnProgress | None]:
+        if not speaks:
+            return nullcontext()
+        messages().print(f"step {step.name}", markup=False)
+        return _progress()
+
+    if isinstance(checked, Recipe):
+        with _progress() if speaks else nullcontext() as on_progress:
+            from finetricks.distributed import launched
+            from finetricks.runner import run
+
+            quiet_libraries()
+            with launched():
+                return run(checked, out, on_progress=on_progress, **options)
+    from finetricks.distributed import launched
+    from finetricks.pipeline_run import run_pipeline
+
+    quiet_libraries()
+    with launched():
+        return run_pipeline(checked, out, around=around, **options)
 
 
 def predict(
@@ -89,21 +115,37 @@ def predict(
     typer.echo(f"{len(rows)} rows labelled: {out}")
 
 
-def _tell(result: Result, as_json: bool) -> None:
+def _tell(results: Results, as_json: bool) -> None:
     if as_json:
         print_json(
-            {
-                "valid": result.valid,
-                "test": result.test,
-                "seconds": result.seconds,
-                "steps": result.steps,
-                "notes": list(result.notes),
-                "folder": str(result.folder),
-            }
+            {name: _as_json(one) for name, one in results.items()} if isinstance(results, dict) else _as_json(results)
         )
         return
+    if not isinstance(results, dict):
+        _tell_of(results)
+        return
+    for name, result in results.items():
+        output().print(f"step {name}", markup=False)
+        _tell_of(result)
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    return {
+        "valid": result.valid,
+        "test": result.test,
+        "seconds": result.seconds,
+        "steps": result.steps,
+        "notes": list(result.notes),
+        "folder": str(result.folder),
+    }
+
+
+def _tell_of(result: Result) -> None:
     for note in result.notes:
         messages().print(f"note: {note}", markup=False, highlight=False)
+    if not result.valid:
+        typer.echo(f"the weights were made in {result.seconds:.1f} s; the run's folder: {result.folder}")
+        return
     table = new_table("metric", "valid", *(["test"] if result.test else []))
     for name, value in result.valid.items():
         table.add_row(name, f"{value:.4f}", *([f"{result.test[name]:.4f}"] if result.test else []))

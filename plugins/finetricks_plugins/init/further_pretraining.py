@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
@@ -21,6 +21,10 @@ from finetricks_plugins.language_model.objective import objective_of
 from finetricks_plugins.language_model.targets import Masking, masking_of
 from finetricks_plugins.language_model.texts import Texts, pieces, texts_of_batches, texts_of_files
 from finetricks_plugins.language_model.training import Settings, train
+from finetricks_plugins.param_groups.discriminative_lr import DiscriminativeLR
+
+if TYPE_CHECKING:
+    from finetricks import Layers
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +44,8 @@ class FurtherPretraining(Trick):
     or of others (`cross_domain`): the two differ in what a report calls them. A corpus is text files, each line a text,
     or .csv, .tsv, .jsonl or .parquet with the text in `column`; long texts are cut into pieces of `max_length` tokens.
     The checkpoint's own language-model head is used, or a new one tied to the embeddings; it is dropped afterwards.
+    `discriminative_lr` lets lower layers learn more slowly, as ULMFiT does when it fine-tunes its language model; the
+    language model's head is at the base rate. The course of the rate is ULMFiT's slanted triangle but for its floor.
     Only the body changes, without what is new or was frozen; a pooler, which no such loss reaches, stays as it is.
 
     Pays with little labelled data (IMDb with 100 examples: 17.26 to 9.23 % error) and text of a domain of its own. The
@@ -57,7 +63,8 @@ class FurtherPretraining(Trick):
     learns by rewriting text, which is neither objective, and is refused.
 
     Source: Sun, Qiu, Xu & Huang 2019, How to Fine-Tune BERT for Text Classification? (arXiv 1905.05583), section 5.4;
-    weight decay 0.01, clipping at 1 and the linear decay are the common default of BERT's pretraining.
+    weight decay 0.01, clipping at 1 and the linear decay are the common default of BERT's pretraining. On the LSTM:
+    Howard & Ruder 2018, Universal Language Model Fine-tuning for Text Classification (arXiv 1801.06146), section 3.2.
     """
 
     neutral: ClassVar[dict[str, Any] | None] = {"steps": 0}
@@ -81,6 +88,9 @@ class FurtherPretraining(Trick):
     )
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.1, description="Share of the steps over which the learning rate rises."
+    )
+    discriminative_lr: DiscriminativeLR | None = Field(
+        default=None, description="Values of that trick, for the language model: {decay: 2.6}, or {factors: ...}."
     )
     batch_size: Annotated[int, Field(gt=0)] = Field(default=32, description="Texts, or pieces of texts, of a step.")
     max_length: Annotated[int, Field(gt=1)] = Field(
@@ -111,13 +121,13 @@ class FurtherPretraining(Trick):
         return self
 
     @hookimpl
-    def init(self, model: nn.Module, context: Context) -> None:
+    def init(self, model: nn.Module, layers: Layers, context: Context) -> None:
         if self.steps == 0:
             return
         body = _body(model)
         masking = self._masking(model, context)
         texts = self._texts(model, masking, context)
-        settings = self._settings(model, context)
+        settings = self._settings(model, body, layers, context)
         trained = _trained(model, body, context)
         lm = language_model(
             body,
@@ -203,7 +213,7 @@ class FurtherPretraining(Trick):
             )
         return texts_of_batches(context.batches(), NAME)
 
-    def _settings(self, model: Any, context: Context) -> Settings:
+    def _settings(self, model: Any, body: nn.Module, layers: Layers, context: Context) -> Settings:
         pad = context.tokenizer.pad_token_id if context.tokenizer is not None else None
         if pad is None:
             pad = getattr(model.config.get_text_config(), "pad_token_id", None)
@@ -215,7 +225,20 @@ class FurtherPretraining(Trick):
             weight_decay=self.weight_decay,
             pad_id=pad or 0,
             seed=self.seed,
+            factors={} if self.discriminative_lr is None else _factors(self.discriminative_lr, model, body, layers),
         )
+
+
+def _factors(rates: DiscriminativeLR, model: nn.Module, body: nn.Module, layers: Layers) -> dict[str, float]:
+    """What each of the body's parameters multiplies the learning rate by, but for those that do not change it."""
+    asked = rates.param_groups(layers)
+    of_layer = {name: options.lr_factor for name, options in asked.items() if options.lr_factor is not None}
+    layer_of = {id(parameter): layers.layer_of(name) for name, parameter in model.named_parameters()}
+    return {
+        name: of_layer[layer]
+        for name, parameter in body.named_parameters()
+        if (layer := layer_of[id(parameter)]) in of_layer
+    }
 
 
 def _body(model: nn.Module) -> Any:

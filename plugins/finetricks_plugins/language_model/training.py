@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -24,7 +25,11 @@ CLIP = 1.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How a language model is trained. All that it draws is a function of (seed, step)."""
+    """How a language model is trained. All that it draws is a function of (seed, step).
+
+    Attributes:
+        factors: by the name of a parameter of the body what its learning rate is multiplied by, where it is not 1.
+    """
 
     steps: int
     batch_size: int
@@ -33,6 +38,7 @@ class Settings:
     weight_decay: float
     pad_id: int
     seed: int
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, from 0: up over the warm-up's share of the steps, then down, linearly."""
@@ -81,7 +87,7 @@ def _step(
         loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), CLIP)
     for group in optimizer.param_groups:
-        group["lr"] = settings.rate(step)
+        group["lr"] = settings.rate(step) * group["factor"]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return value
@@ -107,13 +113,17 @@ class _Batches:
         return self._texts.batch(self._order[start : start + self._settings.batch_size], self._settings.pad_id)
 
 
-def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """AdamW; no decay on biases and norms."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _optimizer(model: LanguageModel, settings: Settings) -> torch.optim.Optimizer:
+    """AdamW; no decay on biases and norms, and each parameter at its factor of the rate."""
+    factors = {id(p): settings.factors.get(name, 1.0) for name, p in model.body.named_parameters()}
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((parameter.ndim > 1, factors.get(id(parameter), 1.0)), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": group, "weight_decay": settings.weight_decay if decays else 0.0, "factor": factor}
+            for (decays, factor), group in groups.items()
         ],
         lr=settings.learning_rate,
     )
