@@ -64,9 +64,13 @@ class Net(nn.Module):
 
     @property
     def layers(self) -> dict[str, list[str]]:
-        """Each with weights is a layer; the last one is the head."""
-        names = [f"body.{place}" for place, layer in enumerate(self.body) if next(layer.parameters(), None) is not None]
-        return {f"block.{number}": [name] for number, name in enumerate(names[:-1])} | {"head": [names[-1]]}
+        """Each linear layer with what follows it; the last one is the head."""
+        groups: list[list[str]] = []
+        for place, layer in enumerate(self.body):
+            if isinstance(layer, nn.Linear):
+                groups.append([])
+            groups[-1].append(f"body.{place}")
+        return {f"block.{number}": names for number, names in enumerate(groups[:-1])} | {"head": groups[-1]}
 
 
 def mlp(widths: Sequence[int], activation: type[nn.Module], seed: int, dropout: float | None = None) -> Net:
