@@ -59,7 +59,13 @@ def write_losses(folder: Path, losses: dict[str, list[float | None]]) -> None:
 
 def test_the_regularisers_of_a_study_are_told_by_their_hook_or_their_name(tmp_path: Path) -> None:
     tiny.write_task(tmp_path)
-    factors = ["stlr", "l2", {"dropout": {"p": {"values": [0.1, 0.3]}}}, {"one_of": ["weight_decay", "l1"]}, "gradual_unfreezing"]
+    factors = [
+        "stlr",
+        "l2",
+        {"dropout": {"p": {"values": [0.1, 0.3]}}},
+        {"one_of": ["weight_decay", "l1"]},
+        "gradual_unfreezing",
+    ]
     assert regularisers(study(tmp_path, factors)) == ("l2", "dropout", "weight_decay", "l1")
 
 

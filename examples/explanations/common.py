@@ -7,6 +7,7 @@ picture beside the others; a nightly test runs it and compares.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ def mlp(widths: Sequence[int], activation: type[nn.Module], seed: int, dropout: 
     """A multi-layer perceptron, its weights drawn by torch's defaults from `seed`."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for wide, narrow in zip(widths[:-2], widths[1:-1], strict=True):
+    for wide, narrow in itertools.pairwise(widths[:-1]):
         layers += [nn.Linear(wide, narrow), activation()]
         layers += [] if dropout is None else [nn.Dropout(dropout)]
     return Net(*layers, nn.Linear(widths[-2], widths[-1]))

@@ -1,6 +1,6 @@
 """Cross-entropy or mean squared error for classes: the four usual arguments, one by one.
 
-    python examples/explanations/cross_entropy.py
+python examples/explanations/cross_entropy.py
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
-from torch import nn
-
 from common import Experiment, Net, Split, against, digits, drawing, fit, mlp, score, table, told
+from matplotlib.figure import Figure
+from torch import Tensor, nn
 
 LOSSES: dict[str, list[Any]] = {
     "cross-entropy": [],
@@ -44,7 +43,7 @@ def noisy(split: Split, seed: int) -> Split:
 
 
 def accuracy(loss: str, rate: float, seed: int, epochs: int, noise: bool = False) -> float:
-    """On clean labels; with noise, after 400 rows have been seen five times as often: long enough to learn it by heart."""
+    """On clean labels; with noise, from 400 rows that are seen five times as often: enough to learn them by heart."""
     train, valid = digits(seed)
     data = noisy(train.first(400), seed) if noise else train
     epochs = 5 * epochs if noise else epochs
@@ -56,33 +55,27 @@ def best_rate(loss: str, epochs: int, noise: bool) -> float:
     return max(RATES, key=lambda rate: sum(accuracy(loss, rate, seed, epochs, noise) for seed in (100, 101)))
 
 
-def shares_of_the_gradient(seeds: int) -> dict[str, float]:
-    """Of the gradient in the scores, in absolute values: the share that falls on the wrong classes; with the largest
-    value of the loss of one example."""
-    found: dict[str, list[float]] = {name: [] for name in LOSSES}
-    for seed in range(seeds):
-        train, _ = digits(seed)
-        wanted = nn.functional.one_hot(train.y, 10).float()
-        for name, loss in (
-            ("cross-entropy", lambda z: nn.functional.cross_entropy(z, train.y, reduction="sum")),
-            ("MSE of probabilities", lambda z: ((z.softmax(-1) - wanted) ** 2).sum()),
-            ("MSE of logits", lambda z: ((z - wanted) ** 2).sum()),
-        ):
-            scores = net(seed)(train.x)["logits"].detach().requires_grad_()
-            loss(scores).backward()
-            size = scores.grad.abs()
-            found[name].append(((size * (1 - wanted)).sum() / size.sum()).item())
-    return {name: sum(values) / len(values) for name, values in found.items()}
+def value(loss: str, scores: Tensor, wanted: Tensor) -> Tensor:
+    """The loss summed over examples and classes, of scores [examples, classes] and one-hot labels."""
+    if loss == "cross-entropy":
+        return -(scores.log_softmax(-1) * wanted).sum()
+    compared = scores.softmax(-1) if loss == "MSE of probabilities" else scores
+    return (compared - wanted).square().sum()
 
 
-def largest_loss() -> dict[str, float]:
-    """The loss, summed over classes, of one example whose wrong class is ahead by 100."""
-    scores, wanted = torch.tensor([[0.0, 100.0]]), torch.tensor([[1.0, 0.0]])
-    return {
-        "cross-entropy": nn.functional.cross_entropy(scores, torch.tensor([0])).item(),
-        "MSE of probabilities": ((scores.softmax(-1) - wanted) ** 2).sum().item(),
-        "MSE of logits": ((scores - wanted) ** 2).sum().item(),
-    }
+def share_on_wrong_classes(loss: str, seed: int) -> float:
+    """Of the gradient in the scores of an untrained net, in absolute values."""
+    train, _ = digits(seed)
+    wanted = nn.functional.one_hot(train.y, 10).float()
+    scores = net(seed)(train.x)["logits"].detach().requires_grad_()
+    value(loss, scores, wanted).backward()
+    size = scores.grad.abs()
+    return ((size * (1 - wanted)).sum() / size.sum()).item()
+
+
+def largest_loss(loss: str) -> float:
+    """The loss of one example whose wrong class is ahead by 100."""
+    return value(loss, torch.tensor([[0.0, 100.0]]), torch.tensor([[1.0, 0.0]])).item()
 
 
 def as_numbers(seed: int, epochs: int, one_hot: bool, order: list[int]) -> float:
@@ -111,24 +104,23 @@ def course(loss: str, optimizer: str, seed: int, epochs: int) -> list[float]:
     train, _ = digits(seed)
     seen: list[float] = []
     fit(
-        saturated(seed), train, LOSSES[loss], seed=seed, epochs=epochs, **OPTIMIZERS[optimizer],
+        saturated(seed),
+        train,
+        LOSSES[loss],
+        seed=seed,
+        epochs=epochs,
+        **OPTIMIZERS[optimizer],
         each_epoch=lambda model, epoch: seen.append(score(model, train)["accuracy"]),
     )
     return seen
 
 
-def slope(loss: str, margins: torch.Tensor) -> torch.Tensor:
-    """|dL/dz| of the right one of two classes whose score is behind by -margin."""
-    z = margins.clone().requires_grad_()
-    scores = torch.stack([z, torch.zeros_like(z)], -1)
-    wanted = torch.tensor([1.0, 0.0])
-    value = {
-        "cross-entropy": lambda: -scores.log_softmax(-1)[:, 0].sum(),
-        "MSE of probabilities": lambda: ((scores.softmax(-1) - wanted) ** 2).sum(),
-        "MSE of logits": lambda: ((scores - wanted) ** 2).sum(),
-    }[loss]()
-    value.backward()
-    return z.grad.abs()
+def slope(loss: str, margins: Tensor) -> Tensor:
+    """The size of the gradient in the right one of two scores, which is ahead of the other by the margin."""
+    ahead = margins.clone().requires_grad_()
+    scores = torch.stack([ahead, torch.zeros_like(ahead)], -1)
+    value(loss, scores, torch.tensor([1.0, 0.0])).backward()
+    return ahead.grad.abs()
 
 
 def measure(seeds: int = 5, epochs: int = 12) -> dict[str, Any]:
@@ -140,8 +132,8 @@ def measure(seeds: int = 5, epochs: int = 12) -> dict[str, Any]:
     )
     counted, mixed = list(range(10)), [3, 8, 0, 6, 1, 9, 4, 7, 2, 5]
     return {
-        "share": shares_of_the_gradient(seeds),
-        "largest": largest_loss(),
+        "share": {loss: [share_on_wrong_classes(loss, seed) for seed in range(seeds)] for loss in LOSSES},
+        "largest": {loss: largest_loss(loss) for loss in LOSSES},
         "plain": plain,
         "noise": noise,
         "numbers": {
@@ -165,11 +157,17 @@ def shown(found: dict[str, Any]) -> str:
     plain, noise = found["plain"], found["noise"]
     ends = {place: [one[-1] for one in courses] for place, courses in found["courses"].items()}
     first = table(
-        ["loss", "share of the gradient on wrong classes", "most that one example can cost", "accuracy", "noisy labels"],
+        [
+            "loss",
+            "share of the gradient on wrong classes",
+            "most that one example can cost",
+            "accuracy",
+            "noisy labels",
+        ],
         [
             [
                 loss,
-                f"{found['share'][loss]:.2f}",
+                told(found["share"][loss], 2),
                 "2" if found["largest"][loss] <= 2 else "no bound",
                 told(plain[loss]),
                 told(noise[loss]),

@@ -1,6 +1,6 @@
 """How ReLU collapses where the wanted output is near zero and ELU does not: a memory that should be released.
 
-    python examples/explanations/dead_relu.py
+python examples/explanations/dead_relu.py
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from common import Experiment, Net, Split, drawing, fit, table, told
 from matplotlib.figure import Figure
 from torch import nn
 
-from common import Experiment, Net, Split, drawing, fit, table, told
 from finetricks_plugins.build.activations import MAKE
 
 LINEAR_BELOW = ("relu", "leaky_relu", "prelu", "rrelu")
@@ -34,8 +34,8 @@ def inputs_and_contents(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def course(activation: str, optimizer: str, seed: int, phases: tuple[int, int, int]) -> dict[str, Any]:
     """The cells h = activation(W x + b) are to hold the contents, then zero, then the contents again.
 
-    Gives the error (of the contents' variance what is left) and the share of dead cells (one value for all inputs) after
-    each phase, and the mean size of the cells by epoch.
+    Gives, after each phase, the error as a share of the contents' variance, and the share of dead cells, which have one
+    value for all inputs; and the mean size of the cells by epoch.
     """
     x, contents = inputs_and_contents(seed)
     torch.manual_seed(seed)
@@ -50,7 +50,15 @@ def course(activation: str, optimizer: str, seed: int, phases: tuple[int, int, i
 
     for phase, epochs in enumerate(phases):
         wanted = torch.zeros_like(contents) if phase == 1 else contents
-        fit(model, Split(x, wanted), [*tricks, "mse"], seed=seed, epochs=epochs, each_epoch=size, **OPTIMIZERS[optimizer])
+        fit(
+            model,
+            Split(x, wanted),
+            [*tricks, "mse"],
+            seed=seed,
+            epochs=epochs,
+            each_epoch=size,
+            **OPTIMIZERS[optimizer],
+        )
         tricks = []  # the model has the new activation
         with torch.no_grad():
             cells = model(x)["logits"]

@@ -1,6 +1,6 @@
 """What dropout does to weights, that it averages networks, and how to choose p.
 
-    python examples/explanations/dropout_averages.py
+python examples/explanations/dropout_averages.py
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from common import Experiment, Net, Split, against, digits, drawing, fit, mlp, score, table, told
 from matplotlib.figure import Figure
 from torch import nn
-
-from common import Experiment, Net, Split, against, digits, drawing, fit, mlp, score, table, told
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 MASKS = (1, 3, 10, 30, 100)
@@ -72,19 +71,25 @@ def shown(found: dict[str, Any]) -> str:
     rows = []
     for (size, p), values in found["valid"].items():
         of = found["weights"][size, p]
-        rows.append([
-            str(size),
-            f"{p:g}",
-            told(found["train"][size, p]),
-            told(values),
-            against(values, found["valid"][size, 0.0]) if p else "",
-            *(f"{sum(one[name] for one in of) / len(of):.2f}" for name in ("norm", "alike", "active")),
-        ])
+        rows.append(
+            [
+                str(size),
+                f"{p:g}",
+                told(found["train"][size, p]),
+                told(values),
+                against(values, found["valid"][size, 0.0]) if p else "",
+                *(f"{sum(one[name] for one in of) / len(of):.2f}" for name in ("norm", "alike", "active")),
+            ]
+        )
     first = table(
         ["rows", "p", "train", "valid", "against none", "norm of weights", "likeness of units", "active"], rows
     )
     second = table(
-        ["at p = 0.5", *(f"{masks} masks" if masks > 1 else "1 mask" for masks in MASKS), "no mask (weights as they are)"],
+        [
+            "at p = 0.5",
+            *(f"{masks} masks" if masks > 1 else "1 mask" for masks in MASKS),
+            "no mask (weights as they are)",
+        ],
         [
             [f"{size} rows", *(f"{sum(of[m]) / len(of[m]):.3f}" for m in MASKS), f"{sum(whole) / len(whole):.3f}"]
             for size, of in found["masks"].items()
@@ -101,7 +106,9 @@ def drawn(found: dict[str, Any]) -> Figure:
                 means = [sum(found[name][size, p]) / len(found[name][size, p]) for p in RATES]
                 left.plot(RATES, means, style, color=color, marker=".", label=f"{size} rows, {name}")
             of, whole = found["masks"][size], found["valid"][size, 0.5]
-            right.semilogx(MASKS, [sum(of[m]) / len(of[m]) for m in MASKS], color=color, marker=".", label=f"{size} rows")
+            right.semilogx(
+                MASKS, [sum(of[m]) / len(of[m]) for m in MASKS], color=color, marker=".", label=f"{size} rows"
+            )
             right.axhline(sum(whole) / len(whole), color=color, linestyle="--", linewidth=0.8)
         left.set(xlabel="p", ylabel="accuracy", ylim=(0.7, 1.01))
         right.set(xlabel="thinned networks averaged; dashed: no mask", ylabel="accuracy on valid", title="p = 0.5")

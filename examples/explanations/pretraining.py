@@ -1,6 +1,6 @@
 """Why unsupervised pretraining helped deep nets: where training stalls, where labels are few, and where neither.
 
-    python examples/explanations/pretraining.py
+python examples/explanations/pretraining.py
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from functools import cache
 from typing import Any
 
 import torch
+from common import Experiment, Net, against, digits, drawing, fit, interval, score, table, told
 from matplotlib.figure import Figure
 from torch import nn
 
 import finetricks as ft
-from common import Experiment, Net, against, digits, drawing, fit, interval, score, table, told
 
 DEPTHS = (1, 3)
 NETS: dict[str, type[nn.Module]] = {"sigmoid, small weights": nn.Sigmoid, "ReLU, He's weights": nn.ReLU}
@@ -84,7 +84,9 @@ def shown(found: dict[str, Any]) -> str:
         plain, other = (found[kind, depth, labelled, which] for which in (False, True))
         trains = [told([one[0] for one in of], 2) for of in (plain, other)]
         valids = [[one[1] for one in of] for of in (plain, other)]
-        rows.append([kind, str(depth), str(labelled), *trains, *(told(of) for of in valids), against(valids[1], valids[0])])
+        rows.append(
+            [kind, str(depth), str(labelled), *trains, *(told(of) for of in valids), against(valids[1], valids[0])]
+        )
     head = ["net", "hidden layers", "labels", "train", "train, pretrained", "valid", "valid, pretrained", "difference"]
     return table(head, rows)
 
@@ -98,8 +100,11 @@ def drawn(found: dict[str, Any]) -> Figure:
                 bounds = [interval([one[1] for one in found[kind, depth, rows, pretrained]]) for kind, depth in places]
                 means = [mean for mean, _, _ in bounds]
                 panel.bar(
-                    [number + shift for number in range(len(places))], means, 0.36,
-                    yerr=[mean - low for mean, low, _ in bounds], error_kw={"linewidth": 0.8},
+                    [number + shift for number in range(len(places))],
+                    means,
+                    0.36,
+                    yerr=[mean - low for mean, low, _ in bounds],
+                    error_kw={"linewidth": 0.8},
                     label="pretrained" if pretrained else "not pretrained",
                 )
             panel.set(title=f"{rows} labels", ylim=(0, 1), xticks=range(len(places)))

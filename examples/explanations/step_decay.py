@@ -1,17 +1,17 @@
 """`step_decay` of step 1 is `exponential_decay`: two plans, compared step by step.
 
-    python examples/explanations/step_decay.py
+python examples/explanations/step_decay.py
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from common import Experiment, digits, drawing, mlp, table
 from matplotlib.figure import Figure
 from torch import nn
 
 import finetricks as ft
-from common import Experiment, digits, drawing, mlp, table
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "exponential_decay(gamma=0.5)": {"exponential_decay": {"gamma": 0.5}},

@@ -1,0 +1,98 @@
+"""The three states of fine-tuning (predict only, the last layer, everything): accuracy against time.
+
+python examples/explanations/three_states.py --train questions/train.csv
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import Experiment, drawing, table, told
+from matplotlib.figure import Figure
+
+import finetricks as ft
+
+STATES: dict[str, tuple[str, float]] = {
+    "predict only": ("predict_only", 2e-4),
+    "last layer, rate 2e-4": ("last_layer", 2e-4),
+    "last layer, rate 1e-2": ("last_layer", 1e-2),
+    "everything, rate 2e-4": ("full", 2e-4),
+}
+
+
+def course(task: ft.Task, settings: dict[str, Any], trick: str, rate: float, seed: int) -> dict[str, Any]:
+    """Accuracy on valid and the seconds until then, by evaluation; and the seconds of the whole run."""
+    training = {**settings["training"], "learning_rate": rate, "seed": seed}
+    recipe = ft.Recipe(**{**settings, "training": training, "tricks": [trick]})
+    with tempfile.TemporaryDirectory() as folder:
+        result = ft.run(recipe, folder, task=task, save_model=False, overwrite=True)
+        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "seconds": [line["seconds"] for line in lines],
+        "accuracy": [line["valid"]["accuracy"] for line in lines],
+        "whole": result.seconds,
+    }
+
+
+def measure(
+    train: str = "stdlib_docstrings", seeds: int = 3, rows: int = 200, valid: float = 0.04, epochs: int = 4
+) -> dict[str, Any]:
+    data = {"train": train, "rows": rows, "valid": valid}
+    training = {
+        "epochs": epochs,
+        "batch_size": 16,
+        "max_length": 24,
+        "checkpoint": "off",
+        "threads": torch.get_num_threads(),
+    }
+    settings = {"model": "minilm", "data": data, "training": training}
+    recipe = ft.Recipe(**settings)
+    assert recipe.data is not None
+    task = ft.load_task("minilm", recipe.data, max_length=24)
+    course(task, settings, "predict_only", 2e-4, 0)  # what is done but once is not timed
+    return {
+        "rows": len(task.splits["train"]),
+        "valid": len(task.splits["valid"]),
+        "states": {
+            name: [course(task, settings, trick, rate, seed) for seed in range(seeds)]
+            for name, (trick, rate) in STATES.items()
+        },
+    }
+
+
+def shown(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            *(f"{sum(run['accuracy'][epoch] for run in runs) / len(runs):.3f}" for epoch in _first_and_last(runs)),
+            told([run["accuracy"][-1] for run in runs]),
+            f"{sum(run['whole'] for run in runs) / len(runs):.1f} s",
+        ]
+        for name, runs in found["states"].items()
+    ]
+    head = ["trained", "accuracy after the first evaluation", "after the last", "with its interval", "time of a run"]
+    return f"{found['rows']} rows of train, {found['valid']} of valid.\n\n{table(head, rows)}"
+
+
+def _first_and_last(runs: list[dict[str, Any]]) -> tuple[int, int]:
+    return 0, len(runs[0]["accuracy"]) - 1
+
+
+def drawn(found: dict[str, Any]) -> Figure:
+    with drawing(1, width=5, height=3) as (figure, (axes,)):
+        for name, runs in found["states"].items():
+            seconds, accuracy = (torch.tensor([run[what] for run in runs]).mean(0) for what in ("seconds", "accuracy"))
+            axes.plot(seconds, accuracy, marker="o", markersize=3, label=name)
+        axes.set(xlabel="seconds since the run began", ylabel="accuracy on valid", ylim=(0, 1))
+        axes.legend(fontsize=7)
+    return figure
+
+
+EXPERIMENT = Experiment("three_states", measure, shown, drawn)
+
+if __name__ == "__main__":
+    EXPERIMENT.main(train="stdlib_docstrings")
