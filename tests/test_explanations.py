@@ -91,7 +91,7 @@ def test_the_gradient_of_cross_entropy_and_of_both_squared_errors() -> None:
     far = torch.tensor([-8.0])  # p = sigmoid(-8) = 0.000335
     assert of.slope("cross-entropy", far).item() == pytest.approx(0.99966, abs=1e-4)
     assert of.slope("MSE of probabilities", far).item() == pytest.approx(4 * 0.99966 * 0.000335, rel=1e-2)
-    assert of.slope("MSE of logits", far).item() == pytest.approx(18)  # 2 (-8 - 1)
+    assert of.slope("MSE of scores", far).item() == pytest.approx(18)  # 2 (-8 - 1)
     assert of.largest_loss("MSE of probabilities") == pytest.approx(2)
 
 

@@ -223,14 +223,14 @@ class Experiment:
 
     def _split(self) -> tuple[str, str, str]:
         text = self.page.read_text()
-        found = re.fullmatch(rf"(.*<!-- figures: [^\n]* -->\n)(.*)(\n{END}.*)", text, re.DOTALL)
+        found = re.fullmatch(rf"(.*<!-- figures: [^\n]* -->\n)(.*?)\n*({END}.*)", text, re.DOTALL)
         if not found:
             raise SystemExit(f"{self.page} has no place for the figures: <!-- figures: ... --> and {END}")
-        return found[1], found[2], found[3]
+        return found[1], found[2].strip("\n"), found[3]
 
     def write(self, figures: Any) -> None:
         before, _, after = self._split()
-        self.page.write_text(f"{before}{self.shown(figures)}{after}")
+        self.page.write_text(f"{before}\n{self.shown(figures)}\n\n{after}")
         PICTURES.mkdir(parents=True, exist_ok=True)
         self.drawn(figures).savefig(PICTURES / f"{self.name.replace('_', '-')}.png", dpi=110)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 LOSSES: dict[str, list[Any]] = {
     "cross-entropy": [],
     "MSE of probabilities": [{"mse": {"compare": "probabilities"}}],
-    "MSE of logits": ["mse"],
+    "MSE of scores": ["mse"],
 }
 RATES = (1e-3, 3e-3, 1e-2)
 NOISE = 0.4

@@ -5,6 +5,7 @@ python examples/explanations/dead_relu.py
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import torch
@@ -83,8 +84,10 @@ def shown(found: dict[str, Any]) -> str:
     for (activation, optimizer), courses in found["courses"].items():
         first, _, again = ([one["left"][phase] for one in courses] for phase in range(3))
         dead = [one["dead"][1] for one in courses]
-        rows.append([activation, optimizer, told(first), told(dead), told(again)])
-    head = ["activation", "optimizer", "error before", "dead cells after the release", "error after"]
+        after = [f"{value:.3f}" for value in (min(again), statistics.median(again), max(again))]
+        rows.append([activation, optimizer, told(first), told(dead, 2), *after])
+    head = ["activation", "optimizer", "error before", "dead cells after the release"]
+    head += ["error after: best seed", "median", "worst seed"]
     return table(head, rows)
 
 
@@ -94,10 +97,10 @@ def drawn(found: dict[str, Any]) -> Figure:
         for place, names in ((axes[0], LINEAR_BELOW), (axes[1], CURVED_BELOW)):
             for name in names:
                 with torch.no_grad():
-                    place.plot(x, MAKE[name]().eval()(x), label=name)
+                    place.plot(x, MAKE[name]().eval()(x), "--" if name in ("rrelu", "celu") else "-", label=name)
             place.set(ylim=(-2, 2))
             place.axhline(0, color="0.8", linewidth=0.6, zorder=0)
-            place.legend(fontsize=7, loc="upper left")
+            place.legend(fontsize=7, loc="lower right")
         axes[0].set(title="linear below zero")
         axes[1].set(title="curved below zero")
         for name in ("relu", "leaky_relu", "elu", "gelu"):

@@ -109,9 +109,11 @@ def drawn(found: dict[str, Any]) -> Figure:
             right.semilogx(
                 MASKS, [sum(of[m]) / len(of[m]) for m in MASKS], color=color, marker=".", label=f"{size} rows"
             )
-            right.axhline(sum(whole) / len(whole), color=color, linestyle="--", linewidth=0.8)
+            right.axhline(
+                sum(whole) / len(whole), color=color, linestyle="--", linewidth=0.8, label=f"{size} rows, the whole net"
+            )
         left.set(xlabel="p", ylabel="accuracy", ylim=(0.7, 1.01))
-        right.set(xlabel="thinned networks averaged; dashed: no mask", ylabel="accuracy on valid", title="p = 0.5")
+        right.set(xlabel="thinned nets averaged", ylabel="accuracy on valid", title="p = 0.5")
         left.legend(fontsize=7)
         right.legend(fontsize=7)
     return figure

@@ -13,8 +13,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 ROWS, NOISE = 300, 0.3
+SHORT = "constant rate, 10 epochs"
+"""As much in sum as a rate that falls to 0.9 of itself each epoch: 1 / (1 - 0.9)."""
 CURES: dict[str, list[Any]] = {
     "constant rate": [],
+    SHORT: [],
     "linear_decay": ["linear_decay"],
     "exponential_decay, 0.9 an epoch": [{"exponential_decay": {"gamma": 0.9}}],
     "exponential_decay, 0.5 an epoch": [{"exponential_decay": {"gamma": 0.5}}],
@@ -65,7 +68,10 @@ def course(tricks: list[Any], seed: int, **training: Any) -> dict[str, Any]:
 
 def measure(seeds: int = 5, epochs: int = 60) -> dict[str, Any]:
     cures = {
-        name: [course(tricks, seed, learning_rate=RATE, epochs=epochs) for seed in range(seeds)]
+        name: [
+            course(tricks, seed, learning_rate=RATE, epochs=min(10, epochs) if name == SHORT else epochs)
+            for seed in range(seeds)
+        ]
         for name, tricks in CURES.items()
     }
     compared = ("constant rate", *REGULARISERS)

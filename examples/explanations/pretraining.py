@@ -107,10 +107,10 @@ def drawn(found: dict[str, Any]) -> Figure:
                     error_kw={"linewidth": 0.8},
                     label="pretrained" if pretrained else "not pretrained",
                 )
-            panel.set(title=f"{rows} labels", ylim=(0, 1), xticks=range(len(places)))
+            panel.set(title=f"{rows} labels", ylim=(0, 1.2), xticks=range(len(places)))
             panel.set_xticklabels(names, fontsize=7)
         axes[0].set_ylabel("accuracy on valid")
-        axes[-1].legend(fontsize=7, loc="lower right")
+        axes[-1].legend(fontsize=7, loc="upper center", ncols=2)
     return figure
 
 

@@ -57,12 +57,17 @@ def shown(found: dict[str, Any]) -> str:
 
 
 def drawn(found: dict[str, Any]) -> Figure:
-    styles = {"exponential_decay(gamma=0.5)": ("C0", "-", 3.5), "step_decay(step_size=1, gamma=0.5)": ("C1", "--", 1.4)}
+    styles = {
+        "exponential_decay(gamma=0.5)": ("C0", "-", 3.5),
+        "step_decay(step_size=1, gamma=0.5)": ("C1", "--", 1.4),
+        "step_decay(step_size=2, gamma=0.25)": ("C2", "-", 1.0),
+        "exponential_decay(gamma=0.5^(1/8), by=step)": ("C3", "-", 1.0),
+    }
     with drawing(1, width=5) as (figure, (axes,)):
         for name, line in found.items():
-            if "multistep" in name or name.startswith("step_decay(step_size=1, gamma=0.5^"):
+            if name not in styles:
                 continue
-            color, style, width = styles.get(name, (None, "-", 1.0))
+            color, style, width = styles[name]
             axes.step(range(len(line)), line, style, color=color, linewidth=width, where="post", label=name)
         axes.set(xlabel="optimizer step (8 an epoch)", ylabel="factor on the rate")
         axes.legend(fontsize=7)
