@@ -71,7 +71,7 @@ class Manifest:
     recommendation: Mapping[str, Any] | None = None
     ended: str = ""
     regularisers: tuple[str, ...] = ()
-    loss_of_the_shares: float | None = None
+    loss_of_the_shares: Annotated[float, Field(ge=0, le=100)] | None = None
 
     def write(self, folder: Path) -> None:
         write_atomically(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")
