@@ -17,8 +17,8 @@ SCRIPTS = ROOT / "examples" / "explanations"
 sys.path.insert(0, str(SCRIPTS))
 from common import END, PAGES, PICTURES, Experiment  # noqa: E402
 
-NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py") if path.stem != "common")
-ON_OTHER_DATA = {"three_states", "carry_over"}
+NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py") if path.stem not in ("common", "texts"))
+ON_OTHER_DATA = {"three_states", "carry_over", "domain_gap"}
 """Their pages are about data that does not come with the project."""
 NUMBER = r"[-+]?\d+\.\d+(?:e[-+]?\d+)?"
 
@@ -116,12 +116,12 @@ def test_the_three_states_run_on_packaged_data() -> None:
 
 
 @pytest.mark.nightly
-def test_settings_are_carried_over_on_any_two_files(tmp_path: Path) -> None:
+def test_the_scripts_on_texts_run_on_any_files(tmp_path: Path) -> None:
     for name, ends in (("one", ("cat", "dog")), ("two", ("red", "blue"))):
         with (tmp_path / f"{name}.csv").open("w", newline="") as file:
             rows = [(f"number {row} is a {ends[row % 2]}", ends[row % 2]) for row in range(40)]
             csv.writer(file).writerows([("text", "label"), *rows])
-    files = {"first": str(tmp_path / "one.csv"), "second": str(tmp_path / "two.csv")}
-    printed = shrunk("carry_over", **files, seeds=2, rows=16, valid=20, epochs=1, max_length=12)
-    page = experiment("carry_over").figures_of_page()
-    assert first_cells(printed) == first_cells(page)
+    one, two = (str(tmp_path / f"{name}.csv") for name in ("one", "two"))
+    small = {"seeds": 2, "rows": 16, "valid": 20, "epochs": 1, "max_length": 12}
+    for name, files in (("carry_over", {"first": one, "second": two}), ("domain_gap", {"train": one})):
+        assert first_cells(shrunk(name, **files, **small)) == first_cells(experiment(name).figures_of_page())
