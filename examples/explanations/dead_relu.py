@@ -36,13 +36,13 @@ def course(activation: str, optimizer: str, seed: int, phases: tuple[int, int, i
     """The cells h = activation(W x + b) are to hold the contents, then zero, then the contents again.
 
     Gives, after each phase, the error as a share of the contents' variance, and the share of dead cells, which have one
-    value for all inputs; and the mean size of the cells by epoch.
+    value for all inputs, and PReLU's slope; and the mean size of the cells by epoch.
     """
     x, contents = inputs_and_contents(seed)
     torch.manual_seed(seed)
     model = Net(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, CELLS), nn.ReLU())
     tricks: list[Any] = [] if activation == "relu" else [{"activation": {"to": activation}}]
-    seen: dict[str, list[float]] = {"left": [], "dead": [], "size": []}
+    seen: dict[str, list[float]] = {"left": [], "dead": [], "size": [], "slope": []}
 
     @torch.no_grad()
     def size(model: nn.Module, epoch: int) -> None:
@@ -65,6 +65,7 @@ def course(activation: str, optimizer: str, seed: int, phases: tuple[int, int, i
             cells = model(x)["logits"]
         seen["left"].append(((cells - wanted).square().mean() / contents.var()).item())
         seen["dead"].append((cells.std(0) < 1e-6).float().mean().item())
+        seen["slope"] += [module.weight.item() for module in model.modules() if isinstance(module, nn.PReLU)]
     return seen
 
 
@@ -88,7 +89,9 @@ def shown(found: dict[str, Any]) -> str:
         rows.append([activation, optimizer, told(first), told(dead, 2), *after])
     head = ["activation", "optimizer", "error before", "dead cells after the release"]
     head += ["error after: best seed", "median", "worst seed"]
-    return table(head, rows)
+    slopes = [[one["slope"][phase] for one in found["courses"]["prelu", "AdamW"]] for phase in range(3)]
+    learnt = ", ".join(told(of, sign=True) for of in slopes)
+    return f"{table(head, rows)}\n\nThe slope that prelu has learnt after each phase, with AdamW: {learnt}."
 
 
 def drawn(found: dict[str, Any]) -> Figure:
