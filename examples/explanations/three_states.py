@@ -89,7 +89,7 @@ def drawn(found: dict[str, Any]) -> Figure:
             seconds, accuracy = (torch.tensor([run[what] for run in runs]).mean(0) for what in ("seconds", "accuracy"))
             axes.plot(seconds, accuracy, marker="o", markersize=3, label=name)
         axes.set(xlabel="seconds since the run began", xscale="log", ylabel="accuracy on valid", ylim=(0, 1))
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="lower right")
     return figure
 
 
