@@ -53,6 +53,8 @@ class Manifest:
         rates: the learning rate of each configuration, where the study tuned it.
         recommendation: as `Recommendation.to_dict`, before it is confirmed; `None` where there is none (yet).
         ended: why there is nothing more to run; empty while there is.
+        regularisers: the tricks that it compares which hold a model back from fitting its training examples.
+        loss_of_the_shares: the training loss of knowing only the classes' shares; `None` where the loss is another.
     """
 
     study: Mapping[str, Any]
@@ -68,6 +70,8 @@ class Manifest:
     rates: Mapping[str, float] = field(default_factory=dict)
     recommendation: Mapping[str, Any] | None = None
     ended: str = ""
+    regularisers: tuple[str, ...] = ()
+    loss_of_the_shares: Annotated[float, Field(ge=0, le=100)] | None = None
 
     def write(self, folder: Path) -> None:
         write_atomically(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")

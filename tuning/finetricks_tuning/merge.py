@@ -143,6 +143,8 @@ def _joined_plan(parts: Sequence[Part], study: Study, out: Path) -> Manifest:
         warnings=tuple(warnings),
         command=f"finetricks sweep {out / STUDY} --out {out}",
         rates={name: rate for part in reversed(parts) for name, rate in part.manifest.rates.items()},
+        regularisers=tuple(dict.fromkeys(name for part in parts for name in part.manifest.regularisers)),
+        loss_of_the_shares=first.loss_of_the_shares,
     )
 
 

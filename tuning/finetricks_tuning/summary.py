@@ -35,6 +35,7 @@ from finetricks_tuning.samples import interquartile_mean
 from finetricks_tuning.statistics import HOLM
 from finetricks_tuning.strategies.base import Results
 from finetricks_tuning.strategies.reader import strategy_of
+from finetricks_tuning.underfit import underfit
 
 FILE = "summary.json"
 LEDGER = "trials.jsonl"
@@ -274,7 +275,7 @@ def summarise(folder: str | Path) -> Summary:
         manifest.study["metric"],
     )
     ours = [trials[cell.key] for cell in manifest.cells if cell.key in trials]
-    return summary_of(manifest, ours, problems, examples)
+    return summary_of(manifest, ours, [*underfit(folder, manifest, trials), *problems], examples)
 
 
 def summary_of(

@@ -26,6 +26,7 @@ from finetricks_tuning.rounds import Rounds
 from finetricks_tuning.status import Status, StatusKeeper
 from finetricks_tuning.study import Study
 from finetricks_tuning.summary import LEDGER, Summary
+from finetricks_tuning.underfit import loss_of_the_shares, regularisers
 
 if TYPE_CHECKING:
     from finetricks_tuning.searcher import CellSearcher
@@ -89,6 +90,7 @@ class _Session:
         self._command = command
         self._rounds = Rounds(study, prepared.make, greater_is_better=prepared.greater_is_better)
         self._warnings = _warnings(study, prepared)
+        self._loss_of_the_shares = loss_of_the_shares(study, prepared.task_of(study.recipe))
         self._heads = Heads(prepared.task_of)
 
     def run(self, retry_failed: bool, address: str | None, on_update: OnUpdate | None) -> None:
@@ -172,6 +174,8 @@ class _Session:
             rates=rounds.rates,
             recommendation=rounds.recommendation.to_dict() if rounds.recommendation else None,
             ended=ended,
+            regularisers=regularisers(study),
+            loss_of_the_shares=self._loss_of_the_shares,
         )
 
     def _updates(self, searcher: CellSearcher, on_update: OnUpdate) -> Callable[[], None]:
