@@ -329,6 +329,16 @@ class Session:
             return inside_forward(self.model, wrapper, self._loss, batch)
 
     @property
+    def accumulation(self) -> int:
+        """Micro-batches of a whole optimizer step."""
+        return self._accumulation
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Micro-batches of an epoch."""
+        return self._batches_per_epoch
+
+    @property
     def order(self) -> Order:
         """The order of the loader's batches. Raises `FinetricksError` where the session was bound to none."""
         if self._order is None:
