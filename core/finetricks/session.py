@@ -410,6 +410,11 @@ class Session:
         self.global_step += 1
         return True
 
+    @property
+    def completes_step(self) -> bool:
+        """Whether the present micro-batch is the last of its optimizer step. Before it, processes need not agree."""
+        return self._micro_batch + 1 >= self._window()
+
     def after_backward(self, norm: torch.Tensor | float | None) -> bool:
         """Let the tricks see the gradient of a whole optimizer step, if it is finite, before it is clipped.
 

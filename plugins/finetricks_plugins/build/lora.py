@@ -159,5 +159,3 @@ def _new(model: nn.Module, context: Context) -> set[nn.Parameter]:
     if getattr(model, "base_model", model) is model:  # where nothing tells, the head is new
         names |= set(context.find_layers(model).parameters.get("head", ()))
     return {parameter for name, parameter in model.named_parameters() if name in names}
-
-

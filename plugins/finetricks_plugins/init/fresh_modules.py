@@ -41,7 +41,8 @@ def select(
         module: own
         for module in model.modules()
         if module not in beside
-        and isinstance(module, kinds) and (own := {names[parameter] for parameter in _own(module)})
+        and isinstance(module, kinds)
+        and (own := {names[parameter] for parameter in _own(module)})
     }
     if not found:
         raise InputError(f"{trick}: {type(model).__name__} has no {what}")
