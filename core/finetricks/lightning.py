@@ -57,9 +57,10 @@ class TrickModule(LightningModule):
         return {"optimizer": session.optimizer, "lr_scheduler": {"scheduler": session.scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Raise `FinetricksError` where the Trainer would do what the session does, or end before or after it."""
+        """Raise `FinetricksError` where the Trainer would do what the session does, or end before or after it does."""
         if problems := list(self._problems()):
             raise FinetricksError("lightning's Trainer and the session disagree: " + "; ".join(problems))
+        self.train()  # Lightning leaves a model as it comes, and `from_pretrained` gives one in evaluation mode
 
     def _problems(self) -> Iterator[str]:
         trainer, plan = self.trainer, self.session.plan
@@ -97,7 +98,7 @@ class TrickModule(LightningModule):
         self.session.backward(self._loss)  # Lightning has divided the one that it gives
         self._loss = None
         self.session.step()
-        if self.session.ended:
+        if self.session.stopped:
             self.trainer.should_stop = True
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
