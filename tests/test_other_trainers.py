@@ -21,7 +21,17 @@ from transformers import default_data_collator, set_seed
 import accelerate_worker
 import every
 import tiny
-from finetricks import CheckpointError, FinetricksError, InputError, Recipe, Session, Trick, TrickMixin
+from finetricks import (
+    CheckpointError,
+    FinetricksError,
+    InputError,
+    Recipe,
+    Session,
+    Trick,
+    TrickConflict,
+    TrickMixin,
+    hookimpl,
+)
 from finetricks.testing.bench import tokenizer
 from test_trainer import losses_of
 
@@ -112,12 +122,20 @@ def test_with_an_empty_recipe_sft_is_what_it_is(tmp_path: Path) -> None:
     assert tiny.equal(ours.model, plain.model)
 
 
+class KeepLowest(Trick):
+    """Embeddings and the lowest block stay as they are."""
+
+    @hookimpl
+    def freeze(self) -> tuple[str, ...]:
+        return ("embeddings", "block.0")
+
+
 @pytest.mark.parametrize("ours", [True, False], ids=["lora", "peft_config"])
 def test_sft_with_adapters_trains_these_alone(ours: bool, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason="adapters are peft's, which is not installed")
     lora: list[Any] = [{"lora": {"r": 2, "targets": ["q_proj"]}}] if ours else []
     recipe = Recipe(
-        tricks=[*lora, {"discriminative_lr": {"decay": 2.0}}, "gradual_unfreezing"],
+        tricks=[*lora, {"discriminative_lr": {"decay": 2.0}}, KeepLowest()],
         training={"epochs": 3, "batch_size": 4, "learning_rate": 1e-3},
     )
     more = {} if ours else {"peft_config": peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")}
@@ -142,7 +160,6 @@ def test_sft_with_adapters_trains_these_alone(ours: bool, tmp_path: Path) -> Non
         )
         trainer.train()
     moved = {name for name, p in after.items() if not torch.equal(p, before[name])}
-    # The head (a final norm, and an output layer that was pretrained) has none, so nothing learns in the first epoch.
     assert {name.split("layers.")[1].partition(".")[0] for name in moved} == {"2", "1"}
     assert all(".lora_" in name for name in moved)
     assert len(moved) == 4
@@ -151,6 +168,14 @@ def test_sft_with_adapters_trains_these_alone(ours: bool, tmp_path: Path) -> Non
         "block.1": 0.25,
         "block.2": 0.5,
     }
+
+
+def test_adapters_alone_cannot_learn_while_only_the_head_is_thawed(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="lora is built on peft, which is not installed")
+    recipe = Recipe(tricks=["lora", "gradual_unfreezing"], training={"epochs": 3, "batch_size": 4})
+    message = "gradual_unfreezing: nothing would be trained in the steps 0 to 5, in which only head can be"
+    with pytest.raises(TrickConflict, match=message):  # a norm and an output layer that were pretrained
+        sft(recipe, tmp_path, llama()).train()
 
 
 NO_CLASSIFIER = "reads the states of a transformers model of text with a classification head; LlamaForCausalLM is none"
@@ -318,8 +343,6 @@ def test_lightning_cannot_be_given_a_run_that_trains_nothing(tmp_path: Path) -> 
 def test_lightning_stops_where_a_trick_ends_the_run(tmp_path: Path) -> None:
     class Enough(Trick):
         """Ends the run after its eighth step."""
-
-        from finetricks import hookimpl
 
         @hookimpl
         def after_backward(self, progress: Any) -> str | None:
