@@ -111,7 +111,7 @@ def test_every_linear_layer_of_the_blocks_learns_and_is_merged(kind: str) -> Non
     scores = model(**batch).logits
     scores.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for part in adapters(model) for p in part.parameters())
-    assert not torch.allclose(scores, plain(**batch).logits, atol=1e-3)
+    assert (scores - plain(**batch).logits).abs().max() > 1e-4
     LoRA(r=2).finish(model)
     assert model.state_dict().keys() == plain.state_dict().keys()
     assert all(p.requires_grad for p in model.parameters())
@@ -211,7 +211,7 @@ def test_without_peft_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch
         "finetricks_plugins.build.lora.find_spec", lambda name: None if name == "peft" else find_spec(name)
     )
     (tmp_path / "recipe.yaml").write_text("model: minilm\ndata: {train: stdlib_docstrings}\ntricks: [lora]\n")
-    with pytest.raises(RecipeError, match=r"tricks\.lora.*needs the library peft"):
+    with pytest.raises(RecipeError, match="lora: needs the library peft"):
         Recipe.load(tmp_path / "recipe.yaml")
     assert LoRA().r == 8  # a finished run is loaded without it
 

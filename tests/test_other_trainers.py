@@ -32,7 +32,7 @@ from finetricks import (
     TrickMixin,
     hookimpl,
 )
-from finetricks.testing.bench import tokenizer
+from finetricks.testing.bench import TRAINING, tokenizer
 from test_trainer import losses_of
 
 QUIET = {"disable_tqdm": True, "save_strategy": "no", "use_cpu": True, "logging_strategy": "no"}
@@ -89,29 +89,29 @@ def sft(recipe: Recipe, folder: Path, model: nn.Module, *, tricks: bool = True, 
     )
 
 
-@pytest.mark.parametrize("model", [llama, gpt2])
-def test_sft_has_the_losses_of_the_loop(model: Callable[[], Any], tmp_path: Path) -> None:
+def test_sft_has_the_losses_of_the_loop(tmp_path: Path) -> None:
     recipe = tiny.recipe(tiny.Unfreeze(), tiny.Decay(), tiny.Anchor(), epochs=3)
-    trainer = sft(recipe, tmp_path, model())
+    trainer = sft(recipe, tmp_path, llama())
     in_trainer = losses_of(trainer)
-    in_loop, looped = in_a_loop(recipe, model(), trainer.train_dataset, trainer.data_collator)
+    in_loop, looped = in_a_loop(recipe, llama(), trainer.train_dataset, trainer.data_collator)
     # TRL sums log-probabilities token by token, the model takes their mean: another order of rounding.
     assert in_trainer == pytest.approx(in_loop, abs=1e-5)
     assert len(set(in_loop)) == len(in_loop) == 18
     for name, weight in trainer.model.state_dict().items():
         assert torch.allclose(weight, looped.state_dict()[name], atol=1e-3)  # AdamW makes much of little
-    before = model().get_input_embeddings().weight
+    before = llama().get_input_embeddings().weight
     assert torch.equal(trainer.model.get_input_embeddings().weight, before)  # these do not thaw within three epochs
 
 
-def test_sft_with_a_trick_that_owns_the_loss_has_its_losses_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [llama, gpt2])
+def test_sft_with_a_trick_that_owns_the_loss_has_its_losses_too(model: Callable[[], Any], tmp_path: Path) -> None:
     recipe = Recipe(
         tricks=["label_smoothing", "stlr", {"discriminative_lr": {"decay": 1.3}}],
         training={"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "accumulation": 2},
     )
-    trainer = sft(recipe, tmp_path, llama())
+    trainer = sft(recipe, tmp_path, model())
     in_trainer = losses_of(trainer)
-    in_loop, _ = in_a_loop(recipe, llama(), trainer.train_dataset, trainer.data_collator)
+    in_loop, _ = in_a_loop(recipe, model(), trainer.train_dataset, trainer.data_collator)
     assert in_trainer == pytest.approx(in_loop, abs=1e-6)
 
 
@@ -179,12 +179,18 @@ def test_adapters_alone_cannot_learn_while_only_the_head_is_thawed(tmp_path: Pat
 
 
 NO_CLASSIFIER = "reads the states of a transformers model of text with a classification head; LlamaForCausalLM is none"
+NOTHING_NEW = "no linear or convolutional layer of LlamaForCausalLM is new"
 REFUSED = {
     "bi_attention": NO_CLASSIFIER,
     "concat_pooling": NO_CLASSIFIER,
     "feature_based": NO_CLASSIFIER,
+    "glorot_normal": NOTHING_NEW,
     "hierarchical": NO_CLASSIFIER,
+    "kaiming": NOTHING_NEW,
     "layer_pooling": NO_CLASSIFIER,
+    "lstm_forget_bias": "LlamaForCausalLM has no LSTM",
+    "lstm_orthogonal": "LlamaForCausalLM has no recurrent network",
+    "multi_task": "a transformers model for sequence classification; LlamaForCausalLM is none",
     "task_layers": NO_CLASSIFIER,
 }
 """The tricks that have nothing to act on in a causal language model, and what they say."""
@@ -192,7 +198,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", sorted(every.CASES))
 def test_every_trick_acts_on_a_causal_language_model_or_says_why_not(name: str) -> None:
-    recipe = every.recipe(name)
+    values = {"cross_entropy": {}, "hierarchical": {"fraction_length": 4}}.get(name, every.CASES[name].values)
+    recipe = Recipe(tricks=[{name: values}], training=TRAINING)
     if name in REFUSED:
         with pytest.raises(InputError, match=REFUSED[name]) as caught:
             recipe.bind(llama(), tiny.loader())
@@ -210,7 +217,7 @@ def test_every_trick_acts_on_a_causal_language_model_or_says_why_not(name: str) 
 def test_what_sft_would_pass_by_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(FinetricksError, match=f"{name} acts on the model's output layer, and this trainer computes"):
         sft(every.recipe(name), tmp_path, llama()).train()
-    trainer = sft(every.recipe(name, "cross_entropy", epochs=1), tmp_path, llama())
+    trainer = sft(Recipe(tricks=[name, "cross_entropy"], training={"epochs": 1}), tmp_path, llama())
     assert math.isfinite(trainer.train().training_loss)
 
 
