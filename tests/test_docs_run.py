@@ -52,6 +52,8 @@ def test_the_first_screen_works_as_printed(tmp_path: Path) -> None:
     [
         ("accuracy 0.57", "accuracy 0.61"),
         ("a\n...\nz\n", "a\nb\nc\nz\n"),
+        ("a\n...\nz\n", "a\nz\n"),
+        ("...\nz\n", "z\n"),
         ("x ▲ helps +0.1", "x ○ undecided -0.2"),
     ],
 )
