@@ -160,6 +160,7 @@ def python_page() -> str:
     for module in (*PARTS, *(set(homes) - set(PARTS))):
         parts.append(f"## {PARTS[module]}")
         parts += [f"::: finetricks.{module}.{name}" for name in homes[module]]
+    parts += ["## Lightning", "::: finetricks.lightning.TrickModule"]  # imported by itself: it needs the extra
     return "\n\n".join(parts) + "\n"
 
 

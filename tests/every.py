@@ -85,6 +85,7 @@ CASES: dict[str, Case] = {
     "layer_pooling": Case({"layers": "all"}),
     "layerwise_lr_decay": Case(),
     "linear_decay": Case(),
+    "lora": Case({"r": 2}, models=("bert", "bert_and_lstm")),
     "lstm_forget_bias": Case({"modules": "all"}, models=("lstm", "bert_and_lstm")),
     "lstm_orthogonal": Case({"modules": "all"}, models=("lstm", "bert_and_lstm")),
     "mse": Case(),

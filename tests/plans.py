@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from finetricks import Layers, Plan, Session
+from finetricks import Layers, Plan, Session, Stack
 
 
 class PlanBroken(AssertionError):
@@ -73,6 +73,7 @@ WATCH = Watch()
 def watch() -> Watch:
     """Watch every session that this process makes from now on."""
     # `bind` too: what a trick freezes while it initialises is no wish of the user's.
+    build = Stack.build
     bind, make, load, recall = Session.bind.__func__, Session.__init__, Session.load_state_dict, Session.recall  # type: ignore[attr-defined]
     before: list[set[int]] = []
 
@@ -83,6 +84,13 @@ def watch() -> Watch:
             return bind(cls, recipe, model, *args, **kwargs)  # type: ignore[no-any-return]
         finally:
             before.pop()
+
+    @functools.wraps(build)
+    def watched_build(self: Stack, *args: Any, **kwargs: Any) -> nn.Module:
+        model = build(self, *args, **kwargs)
+        if before:  # what a trick freezes for good, for the sake of adapters
+            before[-1] = {id(p) for p in model.parameters() if p.requires_grad}
+        return model
 
     @functools.wraps(make)
     def watched_make(self: Session, **kwargs: Any) -> None:
@@ -106,6 +114,7 @@ def watch() -> Watch:
         recall(self, *args)
         WATCH.by_optimizer[self.optimizer].next = None  # a Trainer resumes, and knows where
 
+    Stack.build = watched_build  # type: ignore[method-assign]
     Session.bind = classmethod(watched_bind)  # type: ignore[method-assign, assignment]
     Session.__init__ = watched_make  # type: ignore[method-assign]
     Session.load_state_dict = watched_load  # type: ignore[method-assign]

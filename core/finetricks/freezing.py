@@ -28,6 +28,13 @@ class Freezing:
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.frozen: frozenset[str] = frozenset()
 
+    @property
+    def trainable(self) -> frozenset[str]:
+        """The layers that have a weight which the user wants trainable."""
+        return frozenset(
+            layer for layer, names in self._layers.parameters.items() if self._parameters.keys() & set(names)
+        )
+
     def apply(self, frozen: AbstractSet[str]) -> None:
         """Bring the model to the state in which exactly the layers `frozen` are frozen."""
         for layer, names in self._layers.parameters.items():

@@ -1,7 +1,8 @@
 """Which parameters are fresh: drawn at random, not supplied by a checkpoint.
 
 The core's own loader declares what a checkpoint lacked. Of a transformers model that came from elsewhere, what lies
-outside its base model counts as fresh; of any other model, the layer `head`. What `build` tricks add is fresh too.
+outside its base model counts as fresh, and of a language model nothing: its head was pretrained with the rest. Of any
+other model it is the layer `head`. What `build` tricks add is fresh too.
 """
 
 from __future__ import annotations
@@ -46,19 +47,30 @@ class Rebuilding:
         # Held, not only their identity: that of a parameter that is gone could be another's.
         self._supplied = [p for name, p in model.named_parameters() if name not in self._known.names]
 
+    def fresh(self, model: nn.Module) -> frozenset[str]:
+        """The names of the parameters of the model, as the tricks up to here made it, that are known to be fresh."""
+        supplied = {id(parameter) for parameter in self._supplied}
+        return frozenset(name for name, parameter in model.named_parameters() if id(parameter) not in supplied)
+
     def end(self, model: nn.Module) -> None:
         """Note on the model that the tricks gave which of its parameters are fresh."""
-        supplied = {id(parameter) for parameter in self._supplied}
-        names = frozenset(name for name, parameter in model.named_parameters() if id(parameter) not in supplied)
-        setattr(model, _KEY, _Known(names, self._known.whole))
+        setattr(model, _KEY, _Known(self.fresh(model), self._known.whole))
 
 
 def _known(model: nn.Module) -> _Known:
-    known = getattr(model, _KEY, None)
+    known = vars(model).get(_KEY)  # not `getattr`: a wrapper of peft's answers for what is in it, where names differ
     if isinstance(known, _Known):
         return known
-    prefix = getattr(model, "base_model_prefix", "")
-    if prefix and hasattr(model, prefix):
-        outside = (name for name, _ in model.named_parameters() if not name.startswith(f"{prefix}."))
-        return _Known(frozenset(outside), whole=True)
-    return _Known(frozenset(), whole=False)
+    base = getattr(model, getattr(model, "base_model_prefix", "") or "_", None)
+    if base is None or base is model:
+        return _Known(frozenset(), whole=False)
+    if _is_language_model(model):
+        return _Known(frozenset(), whole=True)
+    inside = {id(parameter) for parameter in base.parameters()}
+    outside = (name for name, parameter in model.named_parameters() if id(parameter) not in inside)
+    return _Known(frozenset(outside), whole=True)
+
+
+def _is_language_model(model: nn.Module) -> bool:
+    head = getattr(model, "get_output_embeddings", None)
+    return head is not None and head() is not None

@@ -60,7 +60,8 @@ class Context:
         explicit_layers: the layers as the user gives them; `None` where they are found.
         labels: names of the classes or labels, in the order of the model's outputs; none where they are unknown.
         metrics: names of the metrics that the task is scored by, the customary one first; none where they are unknown.
-        fresh: in `init`, the names of the parameters that no checkpoint supplied: a new head, and what `build` added.
+        fresh: in `build` and `init`, the names of the parameters that no checkpoint supplied: a new head, and what
+            tricks built. In `build`, of a model that is not one of transformers', only what tricks built is known.
         batches: in `init`, gives the training batches each time it is called, unshuffled where the order is ours.
     """
 

@@ -21,7 +21,7 @@ from torch import nn
 from finetricks import recompute
 from finetricks.compiled import CompiledForward, Options, options_of, refuse_compiled
 from finetricks.distributed import ALONE, Ranks
-from finetricks.errors import CheckpointError, Diverged, FinetricksError, TrickError
+from finetricks.errors import CheckpointError, Diverged, FinetricksError, TrickConflict, TrickError
 from finetricks.freezing import Freezing
 from finetricks.fresh import fresh_parameters
 from finetricks.layer_pass import default_forward
@@ -149,6 +149,7 @@ class Session:
         self._criterion = stack.criterion()
         self._watches = bool(stack.implementing("after_backward"))
         self._freezing = Freezing(model, layers)
+        self._check_that_each_stage_trains()
         self._fresh = fresh_parameters(model, layers)
         self._plan_before_training = plan
         self._replan = replan
@@ -204,7 +205,7 @@ class Session:
 
         Raises:
             LayersError: the order of the model's layers cannot be told.
-            TrickConflict: tricks that cannot stand together on this model.
+            TrickConflict: tricks that cannot stand together on this model, or that thaw nothing which can be trained.
             FinetricksError: `training.group_by_length`, and the lengths are not known or the loader does not shuffle.
             InputError: the model is compiled already, or has no gradient checkpointing and the recipe asks for it.
         """
@@ -272,6 +273,19 @@ class Session:
             ),
         )
 
+    def _check_that_each_stage_trains(self) -> None:
+        """Raise `TrickConflict` for a stage that thaws only layers whose weights the model brought frozen."""
+        trainable = self._freezing.trainable
+        for stage in self.plan.stages:
+            thawed = [name for name in self.layers.names if name not in stage.frozen]
+            if thawed and trainable.isdisjoint(thawed):
+                by = " and ".join(self.stack.implementing("freeze"))
+                raise TrickConflict(
+                    f"{f'{by}: ' if by else ''}nothing would be trained in the steps {stage.start} to {stage.end - 1}, "
+                    f"in which only {', '.join(thawed)} can be: all weights there are frozen already, by yourself or "
+                    "for the sake of adapters; thaw some, or leave out what freezes the other layers"
+                )
+
     # -- the loop ----------------------------------------------------------------------------------------
 
     def batches(self) -> Iterator[Any]:
@@ -327,6 +341,16 @@ class Session:
         self.enter(self.global_step, self._micro_batch)
         with self.dropout_stream():
             return inside_forward(self.model, wrapper, self._loss, batch)
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a whole optimizer step."""
+        return self._accumulation
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Micro-batches of an epoch."""
+        return self._batches_per_epoch
 
     @property
     def order(self) -> Order:
@@ -399,6 +423,11 @@ class Session:
         self.optimizer.zero_grad(set_to_none=True)
         self.global_step += 1
         return True
+
+    @property
+    def completes_step(self) -> bool:
+        """Whether the present micro-batch is the last of its optimizer step. Before it, processes need not agree."""
+        return self._micro_batch + 1 >= self._window()
 
     def after_backward(self, norm: torch.Tensor | float | None) -> bool:
         """Let the tricks see the gradient of a whole optimizer step, if it is finite, before it is clipped.

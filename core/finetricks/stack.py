@@ -227,7 +227,7 @@ class Stack:
 
         rebuilding = Rebuilding(model)
         for call in self._guards["build"]:
-            about = Context(seed=child(seed, "build", call.name), **context)
+            about = Context(seed=child(seed, "build", call.name), fresh=rebuilding.fresh(model), **context)
             with isolated(about.seed):
                 built = call(model=model, context=about)
             if not (built is None or isinstance(built, nn.Module)):

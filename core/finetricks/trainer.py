@@ -211,6 +211,7 @@ class TrickMixin(Trainer):
         forward = partial(without, self._added)
         layers = find_layers(self.model, sample, self.recipe.layers, forward)
         stack = self.recipe.stack()
+        self._check_output_layer(stack, sample)
         if self._fresh and self._checkpoint is None:
             stack.init(self.model, layers, self.streams.init, batches=self._batches, **self._context())
         self._fresh = False
@@ -325,6 +326,31 @@ class TrickMixin(Trainer):
             given = [{**sample, "num_items_in_batch": torch.tensor(items)} for items in (1, 2)]
             losses = [without(self._added, self.model, batch).loss for batch in given]
         return not torch.equal(*losses)
+
+    def _check_output_layer(self, stack: Stack, sample: Any) -> None:
+        """Raise `FinetricksError` where tricks act on a language model's output layer and the Trainer passes it by.
+
+        TRL's trainers do: they read the layer's weight and never call it. Where a trick has a part in the loss, it is
+        computed from the model's own outputs.
+        """
+        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        if self._replaces_loss or head is None:
+            return
+        if not (head._forward_pre_hooks or head._forward_hooks or next(head.children(), None) is not None):
+            return
+        calls: list[bool] = []
+        handle = head.register_forward_hook(lambda *_: calls.append(True))
+        try:
+            with undisturbed(self.model), torch.no_grad():
+                super().compute_loss(self.model, dict(sample))
+        finally:
+            handle.remove()
+        if not calls:
+            raise FinetricksError(
+                f"{', '.join(stack.implementing('build')) or 'something'} acts on the model's output layer, and this "
+                "trainer computes its loss from that layer's weight without calling it: it would have no effect. Leave "
+                "it out, or add the trick cross_entropy, whose loss is computed from the model's own outputs"
+            )
 
     def _schedule(self, stack: Stack, steps: int) -> list[float] | None:
         """The factor at each step of the schedule that `args` name, when no trick owns the schedule."""

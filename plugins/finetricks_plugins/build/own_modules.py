@@ -1,7 +1,7 @@
 """The modules of a model that are its own, for tricks that act throughout it.
 
-What other tricks put into a model has settings of its own. It is left out here, so that the order of the tricks in a
-recipe changes nothing.
+What other tricks put into a model has settings of its own, and so have adapters. It is left out here, so that the order
+of the tricks in a recipe changes nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from types import CodeType
 from torch import nn
 
 from finetricks import Layers
+from finetricks_plugins.build.adapters import adapters
 from finetricks_plugins.build.head import is_carried
 
 
@@ -26,7 +27,7 @@ def _added(model: nn.Module) -> list[nn.Module]:
     from finetricks_plugins.build.classifier import SLOTS, Classifier
 
     slots = [getattr(model, slot) for slot in SLOTS] if isinstance(model, Classifier) else []
-    return slots + [module for module in model.modules() if is_carried(module)]
+    return [*slots, *adapters(model), *(module for module in model.modules() if is_carried(module))]
 
 
 def layer_of_module(layers: Layers, name: str) -> str:

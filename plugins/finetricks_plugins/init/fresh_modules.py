@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from finetricks import Context, InputError, Layers
+from finetricks_plugins.build.adapters import adapters
 
 Which = Literal["fresh", "head", "all"]
 
@@ -24,7 +25,7 @@ def select(
     """The modules of some kinds that are to be drawn anew, each once, in the order of registration.
 
     A module is fresh where a checkpoint supplied none of the parameters that are its own, and it belongs to the head
-    where all of them do.
+    where all of them do. Adapters are left: what they begin with is part of what they are.
 
     Args:
         kinds: classes; modules of them that own no parameters are passed over.
@@ -35,10 +36,13 @@ def select(
         InputError: there are none.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
+    beside = {module for part in adapters(model) for module in part.modules()}
     found = {
         module: own
         for module in model.modules()
-        if isinstance(module, kinds) and (own := {names[parameter] for parameter in _own(module)})
+        if module not in beside
+        and isinstance(module, kinds)
+        and (own := {names[parameter] for parameter in _own(module)})
     }
     if not found:
         raise InputError(f"{trick}: {type(model).__name__} has no {what}")

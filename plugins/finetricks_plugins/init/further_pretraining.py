@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from finetricks import Choice, Context, InputError, InputFile, Trick, hookimpl
 from finetricks.order import EpochSampler
 from finetricks.streams import child
+from finetricks_plugins.build.adapters import thawed
 from finetricks_plugins.language_model.cache import Entry, key_of
 from finetricks_plugins.language_model.head import input_embeddings
 from finetricks_plugins.language_model.model import LanguageModel, language_model
@@ -127,8 +128,9 @@ class FurtherPretraining(Trick):
         body = _body(model)
         masking = self._masking(model, context)
         texts = self._texts(model, masking, context)
-        settings = self._settings(model, body, layers, context)
-        trained = _trained(model, body, context)
+        with thawed(model):
+            settings = self._settings(model, body, layers, context)
+            trained = _trained(model, body, context)
         lm = language_model(
             body,
             trained,

@@ -13,6 +13,7 @@ from torch import nn
 from finetricks import Choice, Context, InputError, Layers, Trick, hookimpl
 from finetricks.layer_pass import undisturbed
 from finetricks.streams import child
+from finetricks_plugins.build.adapters import adapters, thawed
 from finetricks_plugins.init.denoising import Calls, Corruption, Reconstruction, in_unit_interval, train
 from finetricks_plugins.init.stack import Call, StackLayer, check, stack_of
 from finetricks_plugins.regularize.penalised import LayerNames, check_layers
@@ -79,8 +80,15 @@ class GreedyPretraining(Trick):
         wanted = self._wanted(layers)
         if self.epochs == 0:
             return
+        with thawed(model):
+            self._pretrain(model, layers, wanted, context)
+
+    def _pretrain(self, model: nn.Module, layers: Layers, wanted: Sequence[str], context: Context) -> None:
         stack = stack_of(model, layers, wanted)
-        trained = {layer.name: [p for p in layer.parameters() if p.requires_grad] for layer in stack}
+        beside = {parameter for part in adapters(model) for parameter in part.parameters()}
+        trained = {
+            layer.name: [p for p in layer.parameters() if p.requires_grad and p not in beside] for layer in stack
+        }
         if not any(trained.values()):
             raise InputError(f"{NAME}: nothing to train: all of {', '.join(wanted)} is frozen")
         batches = _batches(model, context)
