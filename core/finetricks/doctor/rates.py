@@ -127,7 +127,7 @@ def _judged(test: RangeTest, smaller: str) -> Finding:
         return wrong(f"{told}, where training explodes", f"set training.learning_rate to about {test.lowest / 10:.0e}")
     if test.fell < FALLS:
         return look(
-            f"the loss, {test.losses[0]:.3g}, falls at no rate by {FALLS:.0%} or more; the recipe's is {test.recipe:.2g}",
+            f"the loss falls at no rate by {FALLS:.0%} of {test.losses[0]:.3g}; the recipe's is {test.recipe:.2g}",
             "see what the checks of one batch and of gradients say; labels may have nothing to do with the texts",
         )
     if test.recipe > test.lowest:
