@@ -163,7 +163,7 @@ def test_a_sound_recipe_passes_every_check(
 
 def test_what_is_wrong_is_said_with_what_to_do_and_fails(cli: Cli, folder: Path, without_ray: None) -> None:  # noqa: F811
     plugin = ("--plugin", folder / "tricks.py")
-    answer = cli("doctor", folder / "recipe.yaml", *plugin, "--set", "tricks.detached={}")
+    answer = cli("doctor", folder / "recipe.yaml", *plugin, "--set", "tricks=[detached]")
     assert answer.code == 1
     assert "wrong  gradients" in answer.out
     assert "do: let the output depend on what is trained" in answer.out
@@ -319,33 +319,33 @@ def test_texts_that_are_cut(folder: Path) -> None:
     assert f"{len(long)} of {len(task)} texts of train ({len(long) / len(task):.0%})" in found.what
     lost = sum(length - 7 for length in long) / sum(len(ids) for ids in task["input_ids"][:])
     assert f"which lose {lost:.0%} of all tokens" in found.what
-    kept = only(training("truncation", folder, "training.max_length=7", "tricks.head_tail={}"), "ok")
+    kept = only(training("truncation", folder, "training.max_length=7", "tricks=[head_tail]"), "ok")
     assert "up to head_tail" in kept.what
 
 
 def test_dead_units(folder: Path) -> None:
     only(training("dead units", folder), "ok")
-    found = only(training("dead units", folder, "tricks.dead_units={}"), "wrong")
+    found = only(training("dead units", folder, "tricks=[dead_units]"), "wrong")
     assert "bert.encoder.layer.1.intermediate.intermediate_act_fn (ReLU) 32 of 32 (100%)" in found.what
     assert "layer.0" not in found.what
 
 
 def test_gradients(folder: Path) -> None:
     assert "norms by layer: embeddings " in only(training("gradients", folder), "ok").what
-    cut = only(training("gradients", folder, "tricks.cut={}"), "wrong")
+    cut = only(training("gradients", folder, "tricks=[cut]"), "wrong")
     assert "no gradient reaches embeddings, block.0; norms" in cut.what
-    detached = only(training("gradients", folder, "tricks.detached={}"), "wrong")
+    detached = only(training("gradients", folder, "tricks=[detached]"), "wrong")
     assert "depends on nothing that is trained" in detached.what
-    vanishing = only(training("gradients", folder, "tricks.vanishing={}"), "look")
+    vanishing = only(training("gradients", folder, "tricks=[vanishing]"), "look")
     assert "vanishes in embeddings, block.0; norms" in vanishing.what
-    assert "explodes" in only(training("gradients", folder, "tricks.exploding={}"), "wrong").what
+    assert "explodes" in only(training("gradients", folder, "tricks=[exploding]"), "wrong").what
 
 
 def test_one_batch_is_learnt_by_heart(folder: Path) -> None:
     found = only(training("overfit", folder), "ok")
     assert "fell at each of 10 steps" in found.what
     for trick in ("deaf", "backwards"):
-        found = only(training("overfit", folder, f"tricks.{trick}={{}}"), "wrong")
+        found = only(training("overfit", folder, f"tricks=[{trick}]"), "wrong")
         assert "falls at no rate: at 0.002 not at steps 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 (" in found.what
     found = only(training("overfit", folder, "training.learning_rate=100"), "wrong")
     assert "at the highest rate of the recipe, 1e+02, the loss of one batch did not fall at step" in found.what
@@ -353,13 +353,13 @@ def test_one_batch_is_learnt_by_heart(folder: Path) -> None:
 
 
 def test_a_loss_that_draws_by_itself_is_told(folder: Path) -> None:
-    found = training("overfit", folder, "tricks.restless={}")
+    found = training("overfit", folder, "tricks=[restless]")
     assert "something draws" in found[0].what
 
 
 def test_dropout_and_noise_are_off_for_one_batch(folder: Path) -> None:
     """With the model's dropout at a half, and a loss that masks other words at each step, it falls all the same."""
-    settings = ("tricks.dropout={p: 0.5}", "tricks.auxiliary_lm={}")
+    settings = ("tricks=[{dropout: {p: 0.5}}, auxiliary_lm]",)
     only(training("overfit", folder, *settings), "ok")
 
 
@@ -367,7 +367,7 @@ def test_rates(folder: Path) -> None:
     assert "the recipe's highest rate is 0.002" in only(training("rates", folder), "ok").what
     assert "where training explodes" in only(training("rates", folder, "training.learning_rate=100"), "wrong").what
     assert "which is low" in only(training("rates", folder, "training.learning_rate=1e-9"), "look").what
-    deaf = only(training("rates", folder, "tricks.deaf={}"), "look")
+    deaf = only(training("rates", folder, "tricks=[deaf]"), "look")
     assert "falls at no rate" in deaf.what
 
 
