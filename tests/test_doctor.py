@@ -64,21 +64,21 @@ class Cut(Trick):
     """Nothing comes back to the first block."""
 
     @hookimpl
-    def init(self, model):
+    def build(self, model):
         after(model, lambda out: out.detach())
 
 class Detached(Trick):
     """Its scores depend on no weight."""
 
     @hookimpl
-    def init(self, model):
+    def build(self, model):
         model.classifier.register_forward_hook(lambda module, given, out: out.detach())
 
 class Vanishing(Trick):
     """Little comes back to the first block."""
 
     @hookimpl
-    def init(self, model):
+    def build(self, model):
         after(model, lambda out: 1e-7 * out + ((1 - 1e-7) * out).detach())
 
 class Exploding(Trick):
@@ -93,7 +93,7 @@ class Restless(Trick):
     """Draws from Python's random state in the forward pass."""
 
     @hookimpl
-    def init(self, model):
+    def build(self, model):
         after(model, lambda out: out * (1 + 0.01 * random.random()))
 '''
 RECIPE = """\

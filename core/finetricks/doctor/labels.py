@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetricks.doctor.finding import Finding, look, ok, wrong
 from finetricks.tasks.metrics import METRICS
@@ -63,7 +64,7 @@ def check_labels(case: Case) -> Iterator[Finding]:
         yield ok(told)
 
 
-def _told(case: Case, least: int, most: int, counts: np.ndarray, shares: np.ndarray) -> str:
+def _told(case: Case, least: int, most: int, counts: NDArray[Any], shares: NDArray[Any]) -> str:
     names = case.task.labels
     return (
         f"the most frequent, {names[most]}, has {counts[most]} ({shares[most]:.0%}), "
@@ -71,7 +72,7 @@ def _told(case: Case, least: int, most: int, counts: np.ndarray, shares: np.ndar
     )
 
 
-def _values(labels: np.ndarray) -> Finding:
+def _values(labels: NDArray[Any]) -> Finding:
     mean, spread = float(labels.mean()), float(labels.std())
     told = f"{len(labels)} values with mean {mean:.3g} and standard deviation {spread:.3g}"
     if abs(mean) <= FAR and 1 / FAR <= spread <= FAR:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetricks.doctor.finding import Finding, look, ok
 from finetricks.lengths import token_counts
@@ -39,7 +40,7 @@ def check_truncation(case: Case) -> Iterator[Finding]:
         )
 
 
-def _cut(split: str, counts: np.ndarray, length: int) -> str:
+def _cut(split: str, counts: NDArray[Any], length: int) -> str:
     cut = counts > length
     lost = (counts[cut] - length).sum()
     texts = f"{cut.sum()} of {len(counts)} texts of {split} ({cut.mean():.0%})"
