@@ -37,7 +37,7 @@ def check_ray(catalog: Catalog) -> Iterator[Finding]:
     try:
         with environment(QUIET), redirect_stdout(sys.stderr), cluster(None, 1):
             there = ray.cluster_resources()
-            process = ray.get(ray.remote(num_cpus=1)(os.getpid).remote(), timeout=SECONDS)
+            process = ray.get(ray.remote(num_cpus=1)(_process).remote(), timeout=SECONDS)
     except (FinetricksError, ray.exceptions.RayError) as error:
         yield wrong(
             f"Ray {version('ray')} does not compute: {error}",
@@ -48,3 +48,7 @@ def check_ray(catalog: Catalog) -> Iterator[Finding]:
         yield wrong("Ray computes in this process, not in one of its own", "unset RAY_LOCAL_MODE")
     elif not unmet:
         yield ok(f"Ray {version('ray')} starts, with {there['CPU']:g} CPUs and {there.get('GPU', 0):g} GPUs")
+
+
+def _process() -> int:
+    return os.getpid()

@@ -31,7 +31,7 @@ STYLES = {"ok": "green", "look": "yellow", "wrong": "bold red"}
 def doctor(
     recipe: Annotated[
         Path | None,
-        typer.Argument(metavar="[RECIPE]", help="A recipe, to look at its training too.", show_default=False),
+        typer.Argument(metavar="RECIPE", help="A recipe, to look at its training too.", show_default=False),
     ] = None,
     *,
     out: Annotated[

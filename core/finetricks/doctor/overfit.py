@@ -99,24 +99,20 @@ def _course(case: Case, rate: float) -> tuple[Course, bool]:
         FinetricksError: the loss depends on nothing that is trained.
     """
     session = case.session()
-    session.hold(with_rates(session.plan, [rate] * STEPS), still=True)
-    losses: list[float] = []
+    session.hold(with_rates(session.plan, [rate] * (STEPS + 1)), still=True)
     with still(session.model):
         (batch,) = first_batches(session, 1)
-        again = session.loss(batch).item()
-        try:
-            for step in range(STEPS):
-                loss = session.loss(batch)
-                losses.append(loss.item())
-                session.backward(loss)
+        losses = [session.loss(batch).item()]
+        loss = session.loss(batch)
+        repeats = math.isclose(loss.item(), losses[0], rel_tol=SAME) or not math.isfinite(losses[0])
+        for step in range(1, STEPS + 1):
+            session.backward(loss)
+            try:
                 session.step()
-                case.on_step(step + 1, STEPS)
-            session.hold(with_rates(session.plan, [rate] * (STEPS + 1)), still=True)
-            losses.append(session.loss(batch).item())
-        except Diverged:
-            losses[-1] = math.inf
-    if not math.isfinite(losses[-1]):
-        losses[-1] = math.inf
-    if len(losses) == 1:
-        losses.append(math.inf)
-    return Course(rate, tuple(losses)), math.isclose(losses[0], again, rel_tol=SAME) or not math.isfinite(again)
+            except Diverged:
+                losses.append(math.inf)
+                break
+            loss = session.loss(batch)
+            losses.append(loss.item() if math.isfinite(loss.item()) else math.inf)
+            case.on_step(step, STEPS)
+    return Course(rate, tuple(losses)), repeats
