@@ -12,8 +12,8 @@ import pytest
 
 import tiny
 from finetricks import RecipeError
+from finetricks.recipe import with_training
 from finetricks.runner import run
-from finetricks_tuning.cell import with_training
 from finetricks_tuning.cell_run import CellOrder, cell_folder
 from finetricks_tuning.dry_run import dry_run
 from finetricks_tuning.heads import Heads, order_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -177,6 +178,13 @@ def determining(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """What of a resolved recipe determines the run's result: all but how often the run is saved."""
     kept = {key: value for key, value in resolved["training"].items() if key != "checkpoint"}
     return {**resolved, "training": kept}
+
+
+def with_training(recipe: Recipe, **settings: Any) -> Recipe:
+    """The recipe with other settings of training, which are not checked."""
+    changed = copy.copy(recipe)
+    changed.training = recipe.training.model_copy(update=settings)
+    return changed
 
 
 class _Reader:

@@ -155,6 +155,7 @@ class Session:
         self._replan = replan
         self._micro_batch = 0
         self._seeds: dict[tuple[int, int, int], int] = {}  # of the micro-batches that come next
+        self._still = False
         self._derived: dict[str, Any] = {}
         self._resumed_rng: dict[str, torch.Tensor] | None = None
         self._stage: Stage | None = None  # the one that replay acts by
@@ -584,6 +585,17 @@ class Session:
         self.plan = self._with_replay(self._replan(decisions))
         self._set_rates(self.global_step)  # the scheduler has set those of this step already, by the plan before
 
+    def hold(self, plan: Plan, *, still: bool = False) -> None:
+        """Train by `plan` from here on, whatever the tricks decide: to look at the model under another rate, say.
+
+        Args:
+            plan: for the same groups.
+            still: every step draws what the first one does, so that the loss of a batch is a function of the weights.
+        """
+        self._still = still
+        self._replan = lambda decisions: replace(plan, decisions=dict(decisions))
+        self._follow(self.plan.decisions)
+
     def _pass_over(self, end: int) -> None:
         """Go on to the step `end` without training."""
         self.enter(end)
@@ -699,12 +711,12 @@ class Session:
             if torch.distributed.is_available() and torch.distributed.is_initialized()
             else 0
         )
-        keys = (self.global_step, self._micro_batch, rank)
+        keys = (0, 0, rank) if self._still else (self.global_step, self._micro_batch, rank)
         if keys not in self._seeds:
             stream = self.streams.dropout if self.streams else 0
             # One at a time, between the kernels of a step, each takes ten times as long.
-            steps = range(self.global_step, self.global_step + SEEDS_AHEAD)
-            batches = range(max(self._accumulation, self._micro_batch + 1))
+            steps = range(keys[0], keys[0] + SEEDS_AHEAD)
+            batches = range(max(self._accumulation, keys[1] + 1))
             self._seeds = {(s, m, rank): child(stream, s, m, rank) for s in steps for m in batches}
         return self._seeds[keys]
 

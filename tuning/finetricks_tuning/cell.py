@@ -8,7 +8,6 @@ and versions of anything else do not enter: an edited trick runs again, an unrel
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib.metadata
 import json
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetricks.prefix import BY_PLAN, OF_THE_STEPS, acts_before_training, acts_by_plan, unlike_any
-from finetricks.recipe import Recipe
+from finetricks.recipe import Recipe, with_training
 from finetricks.source import hash_of_core, hash_of_trick
 from finetricks.trick import Trick, input_files
 from finetricks_tuning.configurations import Configuration
@@ -220,10 +219,3 @@ def _with_seed(parts: Mapping[str, Any] | None, seed: int) -> str:
         return ""
     resolved = parts["recipe"]
     return _hash({**parts, "recipe": resolved | {"training": resolved["training"] | {"seed": seed}}})
-
-
-def with_training(recipe: Recipe, **settings: Any) -> Recipe:
-    """The recipe with other settings of training, which are not checked."""
-    changed = copy.copy(recipe)
-    changed.training = recipe.training.model_copy(update=settings)
-    return changed

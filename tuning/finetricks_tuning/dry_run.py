@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetricks.recipe import with_training
 from finetricks_tuning.address import check_address
-from finetricks_tuning.cell import Cell, task_key, with_training
+from finetricks_tuning.cell import Cell, task_key
 from finetricks_tuning.configurations import LeftOut
 from finetricks_tuning.design_facts import DesignFacts, facts_of
 from finetricks_tuning.folder import check_folder

@@ -80,7 +80,7 @@ def count_slots(resources: Resources, address: str | None = None) -> int:
     Raises:
         InputError: the cluster does not answer, or can never run a cell.
     """
-    with _environment(QUIET), redirect_stdout(sys.stderr), _cluster(address, resources.cpus):
+    with environment(QUIET), redirect_stdout(sys.stderr), cluster(address, resources.cpus):
         return resources.slots(preflight.nodes())
 
 
@@ -116,11 +116,11 @@ def run_cells(
     stop = folder / STOP
     stop.unlink(missing_ok=True)
     with (
-        _environment(QUIET),
+        environment(QUIET),
         _quiet("ray.tune"),
         redirect_stdout(sys.stderr),  # Ray tells of lost workers on stdout, which is for results
         tempfile.TemporaryDirectory(prefix="finetricks-") as scratch,
-        _cluster(address, resources.cpus),
+        cluster(address, resources.cpus),
     ):
         there = preflight.nodes()
         searcher.slots = slots = resources.slots(there)
@@ -146,7 +146,7 @@ def run_cells(
                 stop.touch()
 
         # As many may wait as can run: an actor that ends a cell is kept warm only while another cell waits for it.
-        with _environment({"TUNE_MAX_PENDING_TRIALS_PG": str(slots)}), first_interrupt(finish_running):
+        with environment({"TUNE_MAX_PENDING_TRIALS_PG": str(slots)}), first_interrupt(finish_running):
             tuner = tune.Tuner(
                 worker,
                 tune_config=tune.TuneConfig(
@@ -188,7 +188,7 @@ class _MakeRoom(tune.Callback):  # type: ignore[misc]
 
 
 @contextmanager
-def _cluster(address: str | None, cpus: int) -> Iterator[None]:
+def cluster(address: str | None, cpus: int) -> Iterator[None]:
     """A Ray that runs for the block: the one that is running in this process, the one at `address`, or a local one."""
     if ray.is_initialized():
         yield
@@ -225,7 +225,7 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables for the block, and put the caller's back afterwards."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

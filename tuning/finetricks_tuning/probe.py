@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from finetricks_tuning.cell import with_training
+from finetricks.recipe import with_training
 
 if TYPE_CHECKING:
     from finetricks.recipe import Recipe

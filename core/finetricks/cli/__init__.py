@@ -16,6 +16,7 @@ import typer
 from finetricks import __version__
 from finetricks.cli.cache import cache
 from finetricks.cli.console import complain
+from finetricks.cli.doctor import doctor
 from finetricks.cli.extensions import COMMANDS, announced, load
 from finetricks.cli.models import new_lstm
 from finetricks.cli.plugins import new_plugin
@@ -34,6 +35,7 @@ BUILT_IN: Mapping[str, Callable[..., None]] = {
     "train": train,
     "predict": predict,
     "new-lstm": new_lstm,
+    "doctor": doctor,
     "cache": cache,
     "new-plugin": new_plugin,
 }

@@ -1,4 +1,4 @@
-"""What other distributions add to the command line, announced by entry points of two groups.
+"""What other distributions add to the command line, announced by entry points of three groups.
 
 `finetricks.commands`: the entry point's name is a command, its object a function with typer's annotations. It is loaded
 for `finetricks --help`, so its module imports nothing heavy.
@@ -6,6 +6,9 @@ for `finetricks --help`, so its module imports nothing heavy.
 `finetricks.checkers`: the entry point's name is a key that tells a kind of file from a recipe (`recipe` and `factors`
 for a study), its object a function that `finetricks check` calls with the file, the overrides and the catalog. It gives
 what a user may want to see of a good file, by name, and raises `InputError` for a bad one.
+
+`finetricks.doctor`: the entry point's name is that of a check of the installation, its object a function that
+`finetricks doctor` calls with the catalog, and that gives `finetricks.doctor.Finding`s.
 
 What does not load, or is claimed twice, is warned of with its distribution and takes only itself down.
 """
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 COMMANDS = "finetricks.commands"
 CHECKERS = "finetricks.checkers"
+DOCTOR = "finetricks.doctor"
 
 
 def announced(group: str, taken: Collection[str] = ()) -> dict[str, EntryPoint]:
