@@ -35,12 +35,12 @@ Cell = Mapping[str, str]
 
 
 def cells_of(folders: Sequence[Path]) -> list[Cell]:
-    """The finished cells of the comparisons, each with the number of its folder under `folder`."""
+    """The cells of the comparisons, those too that were not run, each with the number of its folder under `folder`."""
     rows = []
     for number, folder in enumerate(folders):
         table = csv.DictReader(io.StringIO(cells_csv(summarise(folder), folder)))
         rows += [row | {"folder": str(number)} for row in table]
-    return [row for row in rows if row["phase"] == "compare" and row["status"] == "finished"]
+    return [row for row in rows if row["phase"] == "compare"]
 
 
 def values_of(cells: Sequence[Cell], row: Mapping[str, Any], column: str, error: bool) -> dict[int, float]:
@@ -133,8 +133,10 @@ def seeds_table(spec: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
     by_place = {(c[spec["rows"]], int(c["seed"])): 100 * float(c[f"valid:{spec['metric']}"]) for c in cells}
     rows, columns = (list(dict.fromkeys(place[side] for place in by_place)) for side in (0, 1))
     values = np.array([[by_place.get((row, column), math.nan) for column in columns] for row in rows])
-    if np.isnan(values).any():
-        return ["Not all cells have a result yet.", ""]
+    whole = ~np.isnan(values).any(axis=0)
+    values, columns = values[:, whole], [column for column, kept in zip(columns, whole, strict=True) if kept]
+    if min(values.shape) < 2:
+        return ["Too few cells have a result yet.", ""]
     shown = 100 - values if error else values
     lines = [_row(f"{spec['measure']}: {spec['names'][0]}", *(f"{spec['names'][1]} {c}" for c in columns), "mean")]
     lines.append("|---" * (len(columns) + 2) + "|")
@@ -169,21 +171,24 @@ def _row(*entries: str) -> str:
 def page(name: str, folders: Sequence[Path]) -> str:
     """The page of a reproduction."""
     spec = yaml.safe_load((PAPER / f"{name}.yaml").read_text(encoding="utf-8"))
-    cells = cells_of(folders)
+    planned = cells_of(folders)
+    cells = [cell for cell in planned if cell["status"] == "finished"]
     lines = [f"# {spec['title']}", "", spec["question"].strip(), "", spec["source"].strip(), ""]
     lines += [spec["differs"].strip(), "", f"In full, {spec['budget']}:", "", *_console(spec["full"])]
+    smaller = "As run for this page" if folders else "Smaller"
+    lines += [f"{smaller}: {spec['reduced'].strip()}", "", *_console(spec["run"])]
     if folders:
-        seconds = sum(float(c["seconds"]) for c in cells)
-        lines += [f"As run for this page: {spec['reduced'].strip()}", "", *_console(spec["run"])]
-        lines += [f"{len(cells)} cells of the comparison, {duration(seconds)} of training and evaluation, summed.", ""]
+        seconds = sum(float(cell["seconds"]) for cell in cells)
+        lines += [f"{len(cells)} of {len(planned)} cells, {duration(seconds)} of training and evaluation, summed.", ""]
     else:
-        lines += ["**It was not run for this page:** there are no figures of ours.", ""]
+        lines += ["**Neither was run for this page:** there are no figures of ours.", ""]
     for one in spec.get("tables", ()):
         lines += table(one, cells)
     if "seeds" in spec and cells:
         lines += seeds_table(spec["seeds"], cells)
     if folders:
-        lines += [INTERVALS, "", "## What held, what did not", "", spec["findings"].strip(), ""]
+        lines += [INTERVALS, ""] if "tables" in spec else []
+        lines += ["## What held, what did not", "", spec["findings"].strip(), ""]
         command = f"python examples/reproductions/page.py {name} {' '.join(spec['folders'])}"
     else:
         command = f"python examples/reproductions/page.py {name}"
