@@ -21,6 +21,7 @@ from finetricks_tuning.cell_run import cell_folder
 from finetricks_tuning.learning import learning_curves
 from finetricks_tuning.ledger import Ledger, Trial
 from finetricks_tuning.manifest import Manifest, PlannedCell
+from finetricks_tuning.pictures.heat_map import heat_map
 from finetricks_tuning.plans import plan_path
 from finetricks_tuning.report import render, write_report
 from finetricks_tuning.summary import Summary, summarise, summary_of
@@ -355,6 +356,17 @@ def test_a_design_that_holds_interactions_shows_them_and_one_that_does_not_says_
     assert [row.name for row in found.interactions] == ["a x b"]
     assert "Interactions of each two levels" in render(found)
     assert "does not tell the interactions of two levels apart" in " ".join(render(summary()).split())
+
+
+def test_the_picture_of_interactions_has_room_beside_long_names(recwarn: pytest.WarningsRecorder) -> None:
+    found = rich()
+    long = {label: f"{label}(gamma=0.2, decay=exponential, objective=masked)" for label in "ab"}
+    levels = found.manifest.configurations.items()
+    renamed = {name: {key: long.get(label, label) for key, label in of.items()} for name, of in levels}
+    row = replace(found.interactions[0], name=" x ".join(long.values()))
+    picture = heat_map(replace(found, manifest=replace(found.manifest, configurations=renamed), interactions=(row,)))
+    assert all(name in picture for name in long.values())
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_learning_curves_and_plans_are_read_from_the_studys_folder(tmp_path: Path) -> None:

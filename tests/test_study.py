@@ -302,6 +302,24 @@ def test_seeds_that_change_nothing_are_an_error() -> None:
     assert "all seeds would be the same run" in found
 
 
+def test_the_seed_of_one_stream_is_a_factor_while_the_seeds_vary_the_others() -> None:
+    recipe = RECIPE | {"training": {"init_seed": 0, "dropout_seed": 0}}
+    factors = [{"training.init_seed": {"values": [0, 1]}}]
+    found = Study(recipe=recipe, factors=factors, seeds=2, catalog=CATALOG)
+    assert names(found) == ["baseline", "training.init_seed=1"]
+    streams = [c.recipe(found.recipe, seed).streams for c in found.configurations for seed in (0, 1)]
+    assert [len({stream.init for stream in pair}) for pair in (streams[:2], streams[2:], streams[::2])] == [1, 1, 2]
+    assert [len({stream.data for stream in pair}) for pair in (streams[:2], streams[2:], streams[::2])] == [2, 2, 1]
+    assert len({stream.dropout for stream in streams}) == 1
+
+
+def test_a_factor_that_leaves_the_seeds_nothing_to_vary_is_an_error() -> None:
+    recipe = RECIPE | {"training": {"data_seed": 1, "dropout_seed": 1}}
+    factors = [{"training.init_seed": {"values": [0, 1]}}]
+    (found,) = problems(lambda: Study(recipe=recipe, factors=factors, catalog=CATALOG))
+    assert "all seeds would be the same run" in found
+
+
 def test_threads_are_given_once() -> None:
     recipe = RECIPE | {"training": {"threads": 2}}
     assert Study(recipe=recipe, factors=["stlr"], catalog=CATALOG).threads == 2

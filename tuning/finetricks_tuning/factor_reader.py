@@ -23,9 +23,6 @@ from finetricks_tuning.factors import OFF, Factor, Level, Range, label_of, shown
 ONE_OF = "one_of"
 NOT_FACTORS = {
     "seed": "the study's own `seeds` vary it",
-    "init_seed": "the study's own `seeds` vary it",
-    "data_seed": "the study's own `seeds` vary it",
-    "dropout_seed": "the study's own `seeds` vary it",
     "checkpoint": "it changes nothing of the result",
     "threads": "`cpus_per_cell` sets it",
 }

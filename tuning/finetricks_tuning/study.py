@@ -33,6 +33,8 @@ from finetricks_tuning.strategies.reader import read_strategy
 MOST_SEEDS = 10_000
 """Seeds that a study may have. More are a slip: nobody trains them."""
 
+STREAM_SEEDS = ("init_seed", "data_seed", "dropout_seed")
+
 FRESH_SEEDS, TUNING_SEEDS = 20_000, 10_000
 """The first of the seeds that confirm a recommendation, and of those that tune a rate: far from the comparison's."""
 
@@ -326,8 +328,10 @@ def _check_together(
         note("recipe", "a study needs `model` in its recipe")
     if recipe.data is None and settings.data_sets is None:
         note("recipe", "a study needs `data` in its recipe, or several under `data_sets`")
-    if len(settings.seeds) > 1 and None not in (training.init_seed, training.data_seed, training.dropout_seed):
-        note("seeds", "the recipe fixes init_seed, data_seed and dropout_seed: all seeds would be the same run")
+    fixed = [name for name in STREAM_SEEDS if getattr(training, name) is not None or f"training.{name}" in factors]
+    if len(settings.seeds) > 1 and len(fixed) == len(STREAM_SEEDS):
+        told = "the recipe, or a factor, fixes init_seed, data_seed and dropout_seed"
+        note("seeds", f"{told}: all seeds would be the same run")
     if settings.tune_learning_rate and "training.learning_rate" in factors:
         note("tune_learning_rate", "training.learning_rate is a factor too; either compare rates, or tune them")
     if settings.heads == "together" and settings.workers_per_cell > 1:

@@ -10,6 +10,7 @@ from finetricks_tuning.contrasts import level_names
 from finetricks_tuning.pictures.style import BAD, FAINT, GOOD, INK, MARKS, STYLE, svg
 from finetricks_tuning.summary import Summary
 
+INCHES = 0.075  # of a character of a name, at its size
 SIGNS = {"^": "▲", "v": "▼", "s": "≈"}
 
 
@@ -18,9 +19,11 @@ def heat_map(summary: Summary) -> str:
     names = [label for _, label in level_names(summary.manifest.configurations)]
     found = {row.name: row for row in summary.interactions if row.estimate is not None}
     largest = max((abs(row.estimate or 0.0) for row in found.values()), default=0.0) or 1.0
-    side = 0.62 * len(names)
+    side, longest = 0.62 * len(names), INCHES * max(map(len, names), default=0)
     with rc_context(STYLE):
-        figure = Figure(figsize=(side + 1.9, side + 1.7), layout="constrained")
+        # The names stand beside the squares and, slanted, under them: long ones must not take the squares' own room.
+        width, height = side + max(1.9, 0.5 + 1.6 * longest), side + max(1.7, 0.5 + 0.7 * longest)
+        figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
         for i, one in enumerate(names):
             for j in range(i + 1, len(names)):
