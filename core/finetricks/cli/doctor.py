@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from finetricks.cli.console import messages, output, print_json, quiet_libraries
-from finetricks.cli.extensions import DOCTOR, announced, load
+from finetricks.cli.extensions import DOCTOR, announced
+from finetricks.cli.extensions import load as load_extension
 from finetricks.cli.options import AsJson, Plugins, Settings, Trust, catalog_with
-from finetricks.cli.recipes import LOADING, load_recipe
+from finetricks.cli.recipes import LOADING, load
 from finetricks.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def doctor(
         from finetricks.picture import check_format
 
         check_format(out)
-    checked = None if recipe is None else load_recipe(recipe, settings or (), catalog)
+    checked = None if recipe is None else _one(recipe, settings or (), catalog)
     if checked is not None and (checked.model is None or checked.data is None):
         raise InputError(f"{recipe} names no model or no data, so that there is no training to look at")
     found: list[dict[str, Any]] = []
@@ -70,13 +71,23 @@ def doctor(
         raise typer.Exit(1)
 
 
+def _one(file: Path, settings: Sequence[str], catalog: Any) -> Recipe:
+    """The recipe in a file. Raises `InputError` where there are several."""
+    from finetricks.recipe import Recipe
+
+    given = load(file, settings, catalog)
+    if not isinstance(given, Recipe):
+        raise InputError(f"{file} holds steps: `finetricks doctor` looks at one recipe; write the step's to a file")
+    return given
+
+
 def _findings(
     catalog: Any, recipe: Recipe | None, out: Path | None, trust: bool, say: Say
 ) -> Iterator[tuple[str, Finding]]:
     """The findings of every check, each with the check's name, as soon as they are there."""
     from finetricks.doctor import INSTALLATION, examine
 
-    others = {name: load(point) for name, point in announced(DOCTOR, taken=INSTALLATION).items()}
+    others = {name: load_extension(point) for name, point in announced(DOCTOR, taken=INSTALLATION).items()}
     yield from _of_all({**INSTALLATION, **others}.items(), examine, catalog, say)
     if recipe is None:
         return

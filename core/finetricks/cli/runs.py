@@ -63,7 +63,7 @@ def train(
         _tell(results, as_json)
 
 
-def _run(checked: Recipe | Pipeline, out: Path, speaks: bool, options: Mapping[str, bool]) -> Results:
+def _run(checked: Recipe | Pipeline, out: Path, speaks: bool, options: Mapping[str, Any]) -> Results:
     """What a recipe came to, or each step by its name."""
     from finetricks.recipe import Recipe
 
