@@ -108,7 +108,7 @@ def components(values: np.ndarray) -> dict[str, tuple[float, float, float, float
 
     Returns:
         For `rows`, `columns` and `residual`: the component, its share of their sum, the p-value of its F test, and the
-        95 % interval of its ratio to the residual's (NaN for the residual itself).
+        95 % interval of its ratio to the residual's (NaN for the residual itself, and where nothing is left).
     """
     levels = values.shape
     freedom = (levels[0] - 1) * (levels[1] - 1)
@@ -118,13 +118,13 @@ def components(values: np.ndarray) -> dict[str, tuple[float, float, float, float
     found = {}
     for name, own, count, other in (("rows", means[0], *levels), ("columns", means[1], *levels[::-1])):
         square = other * float(np.var(own, ddof=1))
-        ratio = square / noise
+        ratio = square / noise if noise > 0 else math.nan
         ends = [(ratio / stats.f.ppf(q, count - 1, freedom) - 1) / other for q in (0.975, 0.025)]
         part = max((square - noise) / other, 0.0)
-        found[name] = (part, float(stats.f.sf(ratio, count - 1, freedom)), *(max(float(end), 0.0) for end in ends))
+        found[name] = (part, float(stats.f.sf(ratio, count - 1, freedom)), *np.maximum(ends, 0.0).tolist())
     found["residual"] = (noise, math.nan, math.nan, math.nan)
     total = sum(part for part, *_ in found.values())
-    return {name: (part, part / total, *rest) for name, (part, *rest) in found.items()}
+    return {name: (part, part / total if total > 0 else math.nan, *rest) for name, (part, *rest) in found.items()}
 
 
 def seeds_table(spec: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
