@@ -26,7 +26,7 @@ from finetricks_tuning.expected_maximum import expected_maximum
 from finetricks_tuning.formats import cells_csv
 from finetricks_tuning.statistics import BlockModel
 from finetricks_tuning.summary import summarise
-from finetricks_tuning.text import duration
+from finetricks_tuning.text import duration, p_value
 
 PAPER = Path(__file__).parent / "paper"
 ORDER = ("ulmfit_table7", "siatl_ablation", "sun_layers", "further_pretraining", "lp_ft", "dodge")
@@ -143,7 +143,7 @@ def seeds_table(spec: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
     for row, line in zip(rows, shown, strict=True):
         lines.append(_row(row.rpartition("=")[2], *(f"{value:.2f}" for value in line), f"{line.mean():.2f}"))
     lines.append(_row("mean", *(f"{value:.2f}" for value in shown.mean(axis=0)), f"{shown.mean():.2f}"))
-    lines += ["", "| | standard deviation | of the variance | over the residual's, 95 % interval | p (F) |"]
+    lines += ["", "| | standard deviation | of the variance | variance over the rest's, 95 % interval | p (F) |"]
     lines.append("|---|---|---|---|---|")
     names = dict(
         zip(("rows", "columns", "residual"), (*spec["names"], "the rest, with their interaction"), strict=True)
@@ -152,7 +152,7 @@ def seeds_table(spec: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
         ends = "" if math.isnan(p) else f"{low:.2f} to {high:.2f}"
         lines.append(
             _row(
-                names[name], f"{math.sqrt(part):.2f}", f"{100 * share:.0f} %", ends, "" if math.isnan(p) else f"{p:.3f}"
+                names[name], f"{math.sqrt(part):.2f}", f"{100 * share:.0f} %", ends, "" if math.isnan(p) else p_value(p)
             )
         )
     best = expected_maximum(values.ravel().tolist(), greater_is_better=True)
