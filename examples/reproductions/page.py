@@ -222,7 +222,8 @@ BEFORE = """\
 
 What papers claim, measured again with their tricks in one house, on TREC-6 and on SCv2. None is a replication: the
 model is MiniLM (6 blocks, 22 million weights) and the text is less; what can hold is a direction. Each page has the
-command in full and the smaller one that was run, intervals, and the paper's numbers beside.
+command in full and a smaller one, and says what was run; with it come intervals, and the paper's numbers beside. None
+has been run in full.
 
 """
 
