@@ -26,7 +26,7 @@ from finetricks_tuning.expected_maximum import expected_maximum
 from finetricks_tuning.formats import cells_csv
 from finetricks_tuning.statistics import BlockModel
 from finetricks_tuning.summary import summarise
-from finetricks_tuning.text import duration
+from finetricks_tuning.text import duration, p_value
 
 PAPER = Path(__file__).parent / "paper"
 ORDER = ("ulmfit_table7", "siatl_ablation", "sun_layers", "further_pretraining", "lp_ft", "dodge")
@@ -108,7 +108,7 @@ def components(values: np.ndarray) -> dict[str, tuple[float, float, float, float
 
     Returns:
         For `rows`, `columns` and `residual`: the component, its share of their sum, the p-value of its F test, and the
-        95 % interval of its ratio to the residual's (NaN for the residual itself).
+        95 % interval of its ratio to the residual's (NaN for the residual itself, and where nothing is left).
     """
     levels = values.shape
     freedom = (levels[0] - 1) * (levels[1] - 1)
@@ -118,13 +118,13 @@ def components(values: np.ndarray) -> dict[str, tuple[float, float, float, float
     found = {}
     for name, own, count, other in (("rows", means[0], *levels), ("columns", means[1], *levels[::-1])):
         square = other * float(np.var(own, ddof=1))
-        ratio = square / noise
+        ratio = square / noise if noise > 0 else math.nan
         ends = [(ratio / stats.f.ppf(q, count - 1, freedom) - 1) / other for q in (0.975, 0.025)]
         part = max((square - noise) / other, 0.0)
-        found[name] = (part, float(stats.f.sf(ratio, count - 1, freedom)), *(max(float(end), 0.0) for end in ends))
+        found[name] = (part, float(stats.f.sf(ratio, count - 1, freedom)), *np.maximum(ends, 0.0).tolist())
     found["residual"] = (noise, math.nan, math.nan, math.nan)
     total = sum(part for part, *_ in found.values())
-    return {name: (part, part / total, *rest) for name, (part, *rest) in found.items()}
+    return {name: (part, part / total if total > 0 else math.nan, *rest) for name, (part, *rest) in found.items()}
 
 
 def seeds_table(spec: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
@@ -143,7 +143,7 @@ def seeds_table(spec: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
     for row, line in zip(rows, shown, strict=True):
         lines.append(_row(row.rpartition("=")[2], *(f"{value:.2f}" for value in line), f"{line.mean():.2f}"))
     lines.append(_row("mean", *(f"{value:.2f}" for value in shown.mean(axis=0)), f"{shown.mean():.2f}"))
-    lines += ["", "| | standard deviation | of the variance | over the residual's, 95 % interval | p (F) |"]
+    lines += ["", "| | standard deviation | of the variance | variance over the rest's, 95 % interval | p (F) |"]
     lines.append("|---|---|---|---|---|")
     names = dict(
         zip(("rows", "columns", "residual"), (*spec["names"], "the rest, with their interaction"), strict=True)
@@ -152,7 +152,7 @@ def seeds_table(spec: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
         ends = "" if math.isnan(p) else f"{low:.2f} to {high:.2f}"
         lines.append(
             _row(
-                names[name], f"{math.sqrt(part):.2f}", f"{100 * share:.0f} %", ends, "" if math.isnan(p) else f"{p:.3f}"
+                names[name], f"{math.sqrt(part):.2f}", f"{100 * share:.0f} %", ends, "" if math.isnan(p) else p_value(p)
             )
         )
     best = expected_maximum(values.ravel().tolist(), greater_is_better=True)
@@ -222,7 +222,8 @@ BEFORE = """\
 
 What papers claim, measured again with their tricks in one house, on TREC-6 and on SCv2. None is a replication: the
 model is MiniLM (6 blocks, 22 million weights) and the text is less; what can hold is a direction. Each page has the
-command in full and the smaller one that was run, intervals, and the paper's numbers beside.
+command in full and a smaller one, and says what was run; with it come intervals, and the paper's numbers beside. None
+has been run in full.
 
 """
 
