@@ -57,7 +57,7 @@ def run_pipeline(
             if name not in made:
                 _check(name, recipe, trust_remote_code)
     ranks.of_first(lambda: folder.begin(pipeline, overwrite=overwrite))
-    results = {}
+    results: dict[str, Result] = {}
     for step in pipeline.steps:
         with around(step) as on_progress:
             if isinstance(step.work, NewLSTM):
@@ -178,7 +178,7 @@ class PipelineFolder:
 
     def _check_own(self, steps: set[str]) -> None:
         for folder in (self.path / name for name in sorted(steps)):
-            found = folder.iterdir() if folder.is_dir() else ()
+            found = list(folder.iterdir()) if folder.is_dir() else []
             if others := [path.name for path in found if path.name not in OWN and not is_partial(path.name)]:
                 raise InputError(
                     f"{folder} also holds {others[0]}, which no step has written and --overwrite would delete; move "

@@ -46,9 +46,8 @@ def train(
     """Train a recipe, or its steps; on several GPUs: torchrun --nproc-per-node N -m finetricks train ..."""
     checked = load(recipe, settings or (), catalog_with(plugins))  # before the seconds that torch takes
     speaks = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one is enough
-    options: dict[str, bool] = {"resume": resume, "overwrite": overwrite, "trust_remote_code": trust_remote_code}
     try:
-        results = _run(checked, out, speaks, options)
+        results = _run(checked, out, speaks, resume=resume, overwrite=overwrite, trust=trust_remote_code)
     except KeyboardInterrupt:
         messages().print("interrupted; the same command with --resume goes on from the last checkpoint")
         raise
@@ -63,7 +62,7 @@ def train(
         _tell(results, as_json)
 
 
-def _run(checked: Recipe | Pipeline, out: Path, speaks: bool, options: Mapping[str, Any]) -> Results:
+def _run(checked: Recipe | Pipeline, out: Path, speaks: bool, *, resume: bool, overwrite: bool, trust: bool) -> Results:
     """What a recipe came to, or each step by its name."""
     from finetricks.recipe import Recipe
 
@@ -80,13 +79,20 @@ def _run(checked: Recipe | Pipeline, out: Path, speaks: bool, options: Mapping[s
 
             quiet_libraries()
             with launched():
-                return run(checked, out, on_progress=on_progress, **options)
+                return run(
+                    checked,
+                    out,
+                    resume=resume,
+                    overwrite=overwrite,
+                    on_progress=on_progress,
+                    trust_remote_code=trust,
+                )
     from finetricks.distributed import launched
     from finetricks.pipeline_run import run_pipeline
 
     quiet_libraries()
     with launched():
-        return run_pipeline(checked, out, around=around, **options)
+        return run_pipeline(checked, out, resume=resume, overwrite=overwrite, around=around, trust_remote_code=trust)
 
 
 def predict(
