@@ -69,7 +69,9 @@ def test_what_a_page_says_of_its_figures_stands_among_them(name: str) -> None:
     found = experiment(name)
     figures = set(re.findall(r"\d+\.\d+", found.figures_of_page() + (SCRIPTS / f"{name}.py").read_text()))
     prose = found.page.read_text().split(END)[1]
-    quoted = set(re.findall(r"(?<![\d.])\d+\.\d+(?![\d.])", re.sub(r"arXiv \d+\.\d+|section \d+\.\d+", "", prose)))
+    quoted = set(
+        re.findall(r"(?<![\d.])\d+\.\d+(?![\d.])", re.sub(r"(arXiv|sections?)\s+\d+\.\d+( and \d+\.\d+)?", "", prose))
+    )
     assert quoted - figures == set()
 
 

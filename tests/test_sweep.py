@@ -149,7 +149,7 @@ def test_the_studys_folder_holds_what_is_promised_and_nothing_of_the_engine(fini
     assert [row["name"] for row in summary["rows"]] == [c.name for c in finished.study.configurations[1:]]
     assert summary["warnings"][0].startswith("the baseline has no learning-rate schedule")
     planned = json.loads((finished.folder / "cells.json").read_text())
-    assert planned["regularisers"] == ["weight_decay"]
+    assert planned["regularisers"] == ["failing", "diverging", "weight_decay"]  # the first two by their hook
     assert planned["loss_of_the_shares"] == pytest.approx(math.log(2))  # as many birds as fish
     assert "<h2>Verdicts</h2>" in (finished.folder / "report.html").read_text()
 

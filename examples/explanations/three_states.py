@@ -89,6 +89,8 @@ def drawn(found: dict[str, Any]) -> Figure:
             seconds, accuracy = (torch.tensor([run[what] for run in runs]).mean(0) for what in ("seconds", "accuracy"))
             axes.plot(seconds, accuracy, marker="o", markersize=3, label=name)
         axes.set(xlabel="seconds since the run began", xscale="log", ylabel="accuracy on valid", ylim=(0, 1))
+        axes.set_xticks([2, 5, 10, 20, 30], ["2", "5", "10", "20", "30"])
+        axes.minorticks_off()
         axes.legend(fontsize=7, loc="lower right")
     return figure
 
