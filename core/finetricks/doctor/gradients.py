@@ -60,7 +60,7 @@ def check_gradients(case: Case) -> Iterator[Finding]:
             f"the gradient of the first batch explodes, its norm is {total:.2g}; norms by layer: {told}",
             "keep clipping on, lower the rate, begin with smaller weights, or normalise between the layers",
         )
-    if vanishing:
+    elif vanishing:
         yield look(
             f"the gradient vanishes in {', '.join(vanishing)}; norms by layer: {told}",
             "normalise between the layers or let states skip them; or look at the activations, which may be saturated",

@@ -21,7 +21,7 @@ KEPT = 0.75
 GROWN = 2.0
 """So many times the first loss is where it has exploded."""
 
-FALLS = 0.02
+FALLS = 0.05
 """The share of the first loss by which it falls at least, where something is learnt."""
 
 LOW = 1000
