@@ -190,7 +190,11 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 def _parameter(parameter: Any) -> tuple[str, str, str]:
     if parameter.param_type_name == "argument":
-        return f"`{parameter.metavar or parameter.name.upper()}`", parameter.help or "", "required"
+        return (
+            f"`{parameter.metavar or parameter.name.upper()}`",
+            parameter.help or "",
+            "required" if parameter.required else "",
+        )
     flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
     if not parameter.is_flag and parameter.metavar:
         flags += f" `{parameter.metavar}`"

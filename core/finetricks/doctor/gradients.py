@@ -60,7 +60,7 @@ def check_gradients(case: Case) -> Iterator[Finding]:
             f"the gradient of the first batch explodes, its norm is {total:.2g}; norms by layer: {told}",
             "keep clipping on, lower the rate, begin with smaller weights, or normalise between the layers",
         )
-    if vanishing:
+    elif vanishing:
         yield look(
             f"the gradient vanishes in {', '.join(vanishing)}; norms by layer: {told}",
             "normalise between the layers or let states skip them; or look at the activations, which may be saturated",
@@ -74,10 +74,11 @@ def check_gradients(case: Case) -> Iterator[Finding]:
         yield ok(f"norms by layer: {told}")
 
 
-def _gradients(session: Session, names: tuple[str, ...]) -> list[Mapping[str, torch.Tensor]]:
+def _gradients(session: Session, names: tuple[str, ...]) -> list[dict[str, float]]:
     """Norms of the gradients of the trained weights, on one batch, step by step; without those that get none."""
     session.hold(with_rates(session.plan, [peak_rate(session.plan)] * STEPS), still=True)
-    wanted, found = set(names), []
+    wanted = set(names)
+    found: list[dict[str, float]] = []
     with still(session.model):
         (batch,) = first_batches(session, 1)
         for _ in range(STEPS):
@@ -96,16 +97,16 @@ def _gradients(session: Session, names: tuple[str, ...]) -> list[Mapping[str, to
     return found
 
 
-def _norm(parameter: nn.Parameter) -> torch.Tensor:
+def _norm(parameter: nn.Parameter) -> float:
     assert parameter.grad is not None
-    return torch.linalg.vector_norm(parameter.grad.float())
+    return float(torch.linalg.vector_norm(parameter.grad.float()))
 
 
-def _by_layer(session: Session, norms: Mapping[str, torch.Tensor]) -> dict[str, float]:
+def _by_layer(session: Session, norms: Mapping[str, float]) -> dict[str, float]:
     """The norm of each trained layer's gradient, from input to output."""
     frozen = session.plan.stages[0].frozen
     return {
-        layer: math.hypot(*(float(norms[name]) for name in session.layers.parameters[layer] if name in norms))
+        layer: math.hypot(*(norms[name] for name in session.layers.parameters[layer] if name in norms))
         for layer in session.plan.layers
         if layer not in frozen
     }

@@ -21,7 +21,7 @@ KEPT = 0.75
 GROWN = 2.0
 """So many times the first loss is where it has exploded."""
 
-FALLS = 0.02
+FALLS = 0.05
 """The share of the first loss by which it falls at least, where something is learnt."""
 
 LOW = 1000
@@ -82,7 +82,7 @@ def check_rates(case: Case) -> Iterator[Finding]:
     if test is None:
         yield ok("the recipe trains no layer")
         return
-    yield _judged(test, case.smaller)
+    yield judged(test, case.smaller)
     if case.picture is not None:
         from finetricks.doctor.rates_picture import save_picture
 
@@ -120,7 +120,8 @@ def _rates(low: float, high: float) -> list[float]:
     return [float(rate) for rate in np.geomspace(low, high, count)]
 
 
-def _judged(test: RangeTest, smaller: str) -> Finding:
+def judged(test: RangeTest, smaller: str = "") -> Finding:
+    """Where the recipe's rate lies. `smaller`: what to say of the batches."""
     grows = f", and grows beyond {GROWN:g} times its beginning by {test.explodes:.1g}" if test.explodes else ""
     told = f"the loss is lowest at {test.lowest:.1g}{grows}; the recipe's highest rate is {test.recipe:.2g}{smaller}"
     if test.explodes and test.recipe >= test.explodes:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from finetricks.doctor.finding import Finding, look, ok
 from finetricks.lengths import token_counts
+from finetricks.runner import about
 
 if TYPE_CHECKING:
     from finetricks.doctor.case import Case
@@ -28,9 +29,8 @@ def check_truncation(case: Case) -> Iterator[Finding]:
         yield ok(f"no text is longer than max_length, {length} tokens: {told}")
         return
     many = f"longer than max_length, {length} tokens: {'; '.join(cut.values())}; {told}"
-    bounding = [name for name, trick in case.recipe.tricks if trick.bounds_length]
-    if bounding:
-        yield ok(f"{many}. What is kept of them is up to {', '.join(bounding)}")
+    if keeping := _keeping(case):
+        yield ok(f"{many}. What is kept of them is up to {', '.join(keeping)}")
     elif max(float((of_split > length).mean()) for of_split in counts.values()) <= FEW:
         yield ok(many)
     else:
@@ -38,6 +38,14 @@ def check_truncation(case: Case) -> Iterator[Finding]:
             f"{many}. Their ends are never seen",
             "raise training.max_length, if the model can see more; or keep other parts: head_tail, hierarchical",
         )
+
+
+def _keeping(case: Case) -> tuple[str, ...]:
+    """The tricks that see to it that no text is longer than the model takes, if there are any."""
+    recipe, stack = case.recipe, case.recipe.stack()
+    train = stack.data(case.task.splits["train"], "train", recipe.streams.data, **about(recipe, case.task))
+    bounded = stack.bounds_length or max(token_counts(train)) <= case.task.max_length
+    return stack.implementing("data") if bounded else ()
 
 
 def _cut(split: str, counts: NDArray[Any], length: int) -> str:

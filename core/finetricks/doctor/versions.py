@@ -21,7 +21,8 @@ SHOWN = ("torch", "transformers", "datasets", "numpy")
 
 def check_versions(catalog: Catalog) -> Iterator[Finding]:
     python = platform.python_version()
-    asked = SpecifierSet(metadata(PACKAGE).get("Requires-Python") or "")
+    about = metadata(PACKAGE)
+    asked = SpecifierSet(about["Requires-Python"] if "Requires-Python" in about else "")
     if not asked.contains(python, prereleases=True):
         yield wrong(f"Python {python}, and {PACKAGE} needs {asked}", "make an environment with such a Python")
     unmet = list(unmet_versions())
