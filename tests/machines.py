@@ -14,6 +14,7 @@ from torch import nn
 import every
 from finetricks import Session
 from finetricks.distributed import ALONE, Ranks
+from finetricks_plugins.build.adapters import held
 
 Weights = dict[str, torch.Tensor]
 
@@ -77,21 +78,29 @@ def plan_broken(session: Session, step: int) -> list[str]:
     broken = []
     frozen = session.plan.stage_at(step).frozen
     parameters = dict(session.model.named_parameters())
+    of_adapters = kept_for_adapters(session.model)
     for group, planned in zip(session.optimizer.param_groups, session.plan.groups, strict=True):
         if (group["lr"], group["weight_decay"]) != (session.plan.rate(planned, step), planned.weight_decay):
             broken.append(f"step {step}: {planned.name} has the rate {group['lr']}")
         for name in planned.parameters:
-            if parameters[name].requires_grad == (planned.layer in frozen):
+            if parameters[name].requires_grad == (planned.layer in frozen or name in of_adapters):
                 broken.append(f"step {step}: {name} is frozen and should not be, or the other way round")
             if parameters[name].dtype != torch.float32:
                 broken.append(f"step {step}: {name} is {parameters[name].dtype}")
     return broken
 
 
+def kept_for_adapters(model: nn.Module) -> set[str]:
+    """The names of the weights that are frozen throughout, so that adapters learn in their place."""
+    frozen = {id(parameter) for parameter in held(model)}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in frozen}
+
+
 def weights_broken(session: Session, step: int, changed: set[str]) -> list[str]:
     """The weights that `step` changed though they were frozen or it was skipped, and those that are not finite."""
     frozen = session.plan.stage_at(step).frozen
     still = {name for group in session.plan.groups if group.layer in frozen for name in group.parameters}
+    still |= kept_for_adapters(session.model)
     parameters = session.model.named_parameters()
     return [
         *(f"step {step}: {name} changed" for name in (changed if session.last_skipped else changed & still)),

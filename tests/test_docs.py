@@ -112,7 +112,8 @@ def test_every_setting_is_documented() -> None:
 def test_every_public_name_is_documented() -> None:
     page = (DOCS / "reference" / "python.md").read_text()
     names = {name for name in finetricks.__all__ if not name.startswith("__")}
-    assert set(re.findall(r"^::: finetricks\.\w+\.(\w+)$", page, re.MULTILINE)) == names
+    by_itself = {"TrickModule"}  # of finetricks.lightning, which needs an extra
+    assert set(re.findall(r"^::: finetricks\.\w+\.(\w+)$", page, re.MULTILINE)) == names | by_itself
 
 
 def test_every_file_of_a_run_is_documented() -> None:
