@@ -21,8 +21,7 @@ SHOWN = ("torch", "transformers", "datasets", "numpy")
 
 def check_versions(catalog: Catalog) -> Iterator[Finding]:
     python = platform.python_version()
-    about = metadata(PACKAGE)
-    asked = SpecifierSet(str(about.json.get("requires_python", "")))
+    asked = SpecifierSet(metadata(PACKAGE)["Requires-Python"])
     if not asked.contains(python, prereleases=True):
         yield wrong(f"Python {python}, and {PACKAGE} needs {asked}", "make an environment with such a Python")
     unmet = list(unmet_versions())
