@@ -33,8 +33,10 @@ def sources(notebook: Any) -> list[str]:
 
 
 @pytest.mark.nightly
-def test_every_cell_runs(tmp_path: Path) -> None:
-    outputs = [output for cell in execute(NOTEBOOK, tmp_path).cells for output in cell.get("outputs", [])]
+def test_every_cell_runs_and_shows_what_stands_there(notebook: Any, tmp_path: Path) -> None:
+    now = execute(NOTEBOOK, tmp_path)
+    assert differences(notebook, now) == []
+    outputs = [output for cell in now.cells for output in cell.get("outputs", [])]
     text = "".join(output.get("text", "") for output in outputs)
     assert "\n24 steps\n" in text
     assert "head        factor 1.000  rate at step 23 1.51e-05" in text
@@ -52,7 +54,12 @@ def test_it_is_whole_and_of_no_machine(notebook: Any) -> None:
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [*range(1, len(code) + 1)]
+    assert [output.output_type for cell in code for output in cell.outputs].count("error") == 0
     text = NOTEBOOK.read_text()
+    assert len(text) < 100_000
+    assert text.count("image/png") == 1
     assert [word for word in ("/home/", "/root/", "/tmp/", "\\u001b", str(ROOT)) if word in text] == []
     links = [part for cell in notebook.cells if cell.cell_type == "markdown" for part in cell.source.split("](")[1:]]
     assert links
