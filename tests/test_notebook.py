@@ -32,7 +32,6 @@ def sources(notebook: Any) -> list[str]:
     return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
 
 
-@pytest.mark.nightly
 def test_every_cell_runs_and_shows_what_stands_there(notebook: Any, tmp_path: Path) -> None:
     now = execute(NOTEBOOK, tmp_path)
     assert differences(notebook, now) == []
