@@ -51,6 +51,7 @@ def test_a_run_that_was_put_down_comes_to_what_one_in_one_go_does(task: Path, tm
     assert weights[0] == weights[1]
 
 
+@pytest.mark.nightly
 def test_every_seed_is_run_and_its_model_kept(task: Path, tmp_path: Path) -> None:
     summary = sweep(Study(recipe=recipe_of(task), design="seed_search", seeds=3), tmp_path)
     runs = summary.seed_runs

@@ -154,6 +154,7 @@ cp -r {disk}/out {folder}/out
 
 
 @pytest.mark.skipif(not may_mount(), reason="needs a mount namespace")
+@pytest.mark.nightly
 def test_a_full_disk_stops_the_study_and_nothing_is_lost(task: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
