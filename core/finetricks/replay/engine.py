@@ -147,6 +147,7 @@ class Engine:
         self._all_states = False
         self._surprised = False
         self._idle.clear()
+        self._ahead, self._latest = Ahead(), None  # other boundaries may be kept: the rows are looked at anew
         below = {EMBEDDINGS, *self._layers.blocks[: span.blocks]}
         modules = dict(self._model.named_modules())
         self._blocks = self._chain.blocks[: span.blocks]
@@ -516,10 +517,12 @@ class Engine:
         with Before(self._model, self._remembered()).again():
             for batch in self._ahead.batches():
                 whole = {**given, **batch}
-                rows = rows_of(whole, self._chain.tokens)
-                if rows is None or all(state is not None for state in self._found(max(kept), rows)):
+                if (rows := rows_of(whole, self._chain.tokens)) is None:
                     continue
-                self.misses += len(rows.keys)
+                absent = sum(state is None for state in self._found(max(kept), rows))
+                if not absent:
+                    continue
+                self.misses += absent
                 self._keep(self._up_to_the_boundary(kept, whole, own), rows)
 
     def _block(self, number: int, own: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
