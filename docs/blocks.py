@@ -126,6 +126,7 @@ def stable(text: str) -> str:
     """Text without what another machine, or Python's other docstrings, would change."""
     text = re.sub(r"[▲▼○=≈] ?(helps|hurts|undecided|no difference)", "VERDICT", text)
     text = re.sub(r"[-+−]?\d+\.\d+(e[-+]\d+)?", "0.0", text)
+    text = re.sub(r"'\d+'", "'0.0'", text)  # a Trainer's figures, quoted: 400 samples a second, or 133.11
     text = re.sub(r"\b\d+ (s|min|h)\b", "0 s", text)
     return re.sub(r"[─━]+", "─", text)
 

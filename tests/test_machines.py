@@ -36,9 +36,9 @@ def on_devices(test: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled_is_left(request: pytest.FixtureRequest) -> None:
+    counters.clear()  # of other files in this process too
     if "compile" in request.node.name:
         torch._dynamo.reset()
-        counters.clear()
 
 
 @functools.cache
