@@ -1,16 +1,23 @@
-"""The JSON Schema of a recipe: it accepts what a recipe accepts, refuses what it refuses, and knows anyone's tricks."""
+"""The JSON Schema of recipes and steps: it accepts and refuses what they do, and knows anyone's tricks."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import yaml
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ConfigDict, Field
 
 from finetricks import Recipe, RecipeError, Trick, hookimpl
-from finetricks.catalog import Catalog, Entry
+from finetricks.catalog import Catalog, Entry, installed
+from finetricks.pipeline import Pipeline
 from finetricks.schema import recipe_schema, summary
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "literature"
+LITERATURE = [file for file in sorted(EXAMPLES.glob("*.yaml")) if "factors" not in yaml.safe_load(file.read_text())]
 
 
 class Warm(BaseModel):
@@ -110,6 +117,39 @@ def test_what_a_recipe_refuses_it_refuses(recipe: dict[str, Any], schema: dict[s
     with pytest.raises(RecipeError):
         Recipe(**recipe, catalog=CATALOG) if "trick" not in recipe else Recipe.from_document(_document(recipe), CATALOG)
     assert not Draft202012Validator(schema).is_valid(recipe)
+
+
+LSTM = {"new_lstm": {"corpus": "corpus.txt", "layers": 2}}
+
+
+@pytest.mark.parametrize(
+    ("steps", "fits"),
+    [
+        ({"lstm": LSTM, "first": {"model": {"step": "lstm"}, "data": {"train": "x"}, "tricks": ["slope"]}}, True),
+        ({"first": {"model": "minilm", "data": {"train": "x"}}}, True),
+        ({}, False),
+        ({"first": {"model": {"stop": "lstm"}}}, False),
+        ({"first": {"model": "minilm", "tricks": ["slop"]}}, False),
+        ({"lstm": {"new_lstm": {"layers": 2}}}, False),
+        ({"lstm": LSTM | {"model": "minilm"}}, False),
+    ],
+)
+def test_it_knows_a_file_of_steps(steps: dict[str, Any], fits: bool, schema: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("a text\n")
+    file = tmp_path / "steps.yaml"
+    file.write_text(yaml.safe_dump({"steps": steps}, sort_keys=False))
+    with nullcontext() if fits else pytest.raises(RecipeError):
+        Pipeline.load(file, catalog=CATALOG)
+    assert Draft202012Validator(schema).is_valid({"steps": steps}) == fits
+
+
+def test_steps_stand_alone(schema: dict[str, Any]) -> None:
+    assert not Draft202012Validator(schema).is_valid({"steps": {"lstm": LSTM}, "model": "minilm"})
+
+
+@pytest.mark.parametrize("file", LITERATURE, ids=lambda file: file.stem)
+def test_a_file_of_the_literature_fits(file: Path) -> None:
+    Draft202012Validator(recipe_schema(installed())).validate(yaml.safe_load(file.read_text()))
 
 
 def _document(data: dict[str, Any]) -> Any:

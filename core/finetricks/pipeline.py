@@ -43,9 +43,11 @@ def _listed(value: Any) -> Any:
 class NewLSTM(Settings):
     """An untrained LSTM with a vocabulary of its own; the fields are those of `finetricks.lstm.create_lstm`."""
 
-    corpus: Annotated[tuple[InputFile, ...], Field(min_length=1), BeforeValidator(_listed)] = Field(
-        description="A file or several, whose words the vocabulary comes from."
-    )
+    corpus: Annotated[
+        tuple[InputFile, ...],
+        Field(min_length=1),
+        BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...]),
+    ] = Field(description="A file or several, whose words the vocabulary comes from.")
     column: str = Field(default="text", description="The text column of a corpus that is a table.")
     bidirectional: bool = Field(default=False, description="Read from the end, too (ELMo).")
     embedding_size: int = Field(default=400, ge=1, description="Width of the embeddings and of the last layer.")

@@ -1,4 +1,4 @@
-"""The JSON Schema of a recipe, for editors: completion, hover texts and errors while it is written.
+"""The JSON Schema of a recipe, or of a file of steps, for editors: completion, hover texts, errors while it is written.
 
 Built from the settings' models and from those of the tricks that are installed, so it knows anyone's tricks.
 """
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from finetricks.catalog import Catalog, UnknownTrick
+from finetricks.pipeline import NEW_LSTM, STEPS, NewLSTM
 from finetricks.settings import Data, Training
 from finetricks.trick import Trick
 
@@ -18,33 +19,63 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def recipe_schema(catalog: Catalog) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a recipe that names tricks of `catalog`. Broken tricks are left out."""
+    """The JSON Schema (draft 2020-12) of a recipe, or of several as `steps`, that names tricks of `catalog`.
+
+    Broken tricks are left out.
+    """
     definitions: dict[str, Any] = {}
     tricks = usable(catalog)
+    recipe = {
+        "model": {
+            "type": "string",
+            "description": "A Hub name, a local folder, or a packaged model (minilm).",
+        },
+        "data": _reference("data", Data, definitions),
+        "training": _reference("training", Training, definitions),
+        "tricks": {
+            "type": "array",
+            "description": "Tricks by name, or one name with its values. A trick stands once.",
+            "items": _trick(tricks, definitions),
+        },
+        "layers": {
+            "type": "object",
+            "description": "Layer names to prefixes of module names, for a model whose order cannot be told.",
+            "additionalProperties": {"type": "array", "items": {"type": "string"}},
+        },
+    }
+    definitions["step"] = _step(recipe, definitions)
+    steps = {
+        "type": "object",
+        "description": "Instead of one recipe several, one after another, by name.",
+        "additionalProperties": {"$ref": "#/$defs/step"},
+        "minProperties": 1,
+    }
     return {
         "$schema": DRAFT,
         "title": "finetricks recipe",
         "type": "object",
         "additionalProperties": False,
-        "properties": {
-            "model": {
-                "type": "string",
-                "description": "A Hub name, a local folder, or a packaged model (minilm).",
-            },
-            "data": _reference("data", Data, definitions),
-            "training": _reference("training", Training, definitions),
-            "tricks": {
-                "type": "array",
-                "description": "Tricks by name, or one name with its values. A trick stands once.",
-                "items": _trick(tricks, definitions),
-            },
-            "layers": {
-                "type": "object",
-                "description": "Layer names to prefixes of module names, for a model whose order cannot be told.",
-                "additionalProperties": {"type": "array", "items": {"type": "string"}},
-            },
-        },
+        "properties": recipe | {STEPS: steps},
+        "dependentSchemas": {STEPS: {"maxProperties": 1}},
         "$defs": definitions,
+    }
+
+
+def _step(recipe: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """One of `steps`: a recipe that may begin with the model of a step before, or the making of an LSTM."""
+    before = {
+        "type": "object",
+        "description": "The model of a step before: {step: NAME}.",
+        "properties": {"step": {"type": "string"}},
+        "required": ["step"],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "object",
+        "properties": recipe
+        | {"model": {"anyOf": [recipe["model"], before]}, NEW_LSTM: _reference(NEW_LSTM, NewLSTM, definitions)},
+        "additionalProperties": False,
+        "dependentSchemas": {NEW_LSTM: {"maxProperties": 1}},
     }
 
 

@@ -74,9 +74,14 @@ class FurtherPretraining(Trick):
     text: Literal["within_task", "in_domain", "cross_domain"] = Field(
         default="within_task", description="Whose text: the task's own, or that of a corpus."
     )
-    corpus: Annotated[tuple[InputFile, ...], Field(min_length=1), BeforeValidator(_listed)] | None = Field(
-        default=None, description="A file or several, for in_domain and cross_domain."
-    )
+    corpus: (
+        Annotated[
+            tuple[InputFile, ...],
+            Field(min_length=1),
+            BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...]),
+        ]
+        | None
+    ) = Field(default=None, description="A file or several, for in_domain and cross_domain.")
     column: str = Field(default="text", description="The text column of a corpus that is a table.")
     objective: Literal["auto", "causal", "masked"] = Field(
         default="auto", description="auto: causal where attention (or an LSTM) sees only what came before."
