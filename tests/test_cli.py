@@ -245,7 +245,7 @@ def test_check_says_what_a_recipe_would_train(cli: Cli, here: Path) -> None:
             "steps": "12, 6 an epoch",
             # By hand: 6 steps x 2 frozen blocks, then 6 x (1 frozen + 3 live); the second epoch finds block.0.
             "replay": "Replay leaves out 6 of 36 block passes of training (forward 1, backward 2): 1.2x, "
-            "in 1 MiB at the most",
+            "in 1 MiB at the most; exact",
         },
         # One layer an epoch: of four layers two are reached in two epochs.
         "warnings": ["2 of 4 layers never thaw within the 12 steps: embeddings, block.0"],

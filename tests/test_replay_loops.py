@@ -17,6 +17,7 @@ from transformers import set_seed
 import tiny
 from finetricks import Recipe, TrickTrainer, run
 from finetricks.cli import main
+from finetricks.explain import replay_in_words
 from test_replay import bert, collate, texts
 
 
@@ -101,6 +102,22 @@ def test_explain_and_check_show_it(tmp_path: Path, capsys: pytest.CaptureFixture
             main([command, str(file)])
         assert not ended.value.code
         assert told in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("training", "words", "tolerance"),
+    [
+        ({}, "exact", 0.0),
+        ({"replay": "memory"}, "exact", 0.0),
+        ({"replay_dtype": "fp16"}, "states to 5e-04", 2.0**-11),  # half of a unit in the last of 11 binary digits
+        ({"replay_dtype": "bf16"}, "states to 4e-03", 2.0**-8),  # ... of 8
+    ],
+)
+def test_the_plan_says_how_exact_it_is(training: dict[str, Any], words: str, tolerance: float) -> None:
+    recipe = Recipe(tricks=["last_layer"], training={"epochs": 4, "batch_size": 8, "learning_rate": 1e-3} | training)
+    plan = recipe.bind(tiny.bert(), tiny.loader()).plan
+    assert replay_in_words(plan).endswith(f"; {words}")
+    assert plan.to_dict()["replay"]["tolerance"] == tolerance
 
 
 def test_between_two_processes(tmp_path: Path) -> None:

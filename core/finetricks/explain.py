@@ -81,6 +81,8 @@ def replay_in_words(plan: Plan) -> str:
     if course is None or not course.saved:
         return ""
     room = f", in {math.ceil(course.size / 2**20):,} MiB at the most" if course.size else ""
+    exact = {0.0: "exact", None: "how exact is measured in the run"}.get(course.tolerance)
+    room += f"; {exact or f'states to {course.tolerance:.0e}'}"
     return (
         f"Replay leaves out {course.saved:,} of {course.passes:,} block passes of training (forward 1, backward 2): "
         f"{course.passes / (course.passes - course.saved):.3g}x{room}"

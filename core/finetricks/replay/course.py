@@ -56,6 +56,8 @@ class Course:
         saved: how much of that is left out.
         size: bytes that the training examples' states take at the most, if they are as long as those tried; 0 where
             that is not known.
+        tolerance: how far a kept state may be from the computed one, of its size; 0 where replay is exact, or else off;
+            `None` where only a run can tell.
     """
 
     spans: tuple[Span, ...]
@@ -64,6 +66,7 @@ class Course:
     passes: int = 0
     saved: int = 0
     size: int = 0
+    tolerance: float | None = 0.0
 
     @property
     def acts(self) -> bool:
@@ -77,6 +80,7 @@ class Course:
             "passes": self.passes,
             "saved": self.saved,
             "bytes": self.size,
+            "tolerance": self.tolerance,
             "stages": [
                 {
                     "from": span.start,
@@ -117,6 +121,7 @@ def compile_course(
     most: int | None = None,
     off: str = "",
     size: int = 0,
+    tolerance: float | None = 0.0,
 ) -> Course:
     """Where the plan of `stages` lets work be left out.
 
@@ -125,6 +130,7 @@ def compile_course(
             kept.
         off: why nothing is to be replayed.
         size: bytes that a boundary takes.
+        tolerance: of the states that are kept.
     """
     lengths = [prefix(layers, stage.frozen) for stage in stages]
     passes = sum((stage.end - stage.start) * cost(layers, stage.frozen) for stage in stages)
@@ -142,7 +148,7 @@ def compile_course(
         begins = max((b for b, first in since.items() if first + steps_per_epoch < stage.end), default=0)
         spans.append(Span(stage.start, stage.end, length, kept, begins))
     together = max(len({*before.kept, *span.kept}) for before, span in zip([spans[0], *spans], spans, strict=False))
-    return Course(tuple(spans), tuple(layers), "", passes, saved, size * together)
+    return Course(tuple(spans), tuple(layers), "", passes, saved, size * together, tolerance)
 
 
 def still_good(since: Mapping[int, int], length: int, kept: Collection[int]) -> dict[int, int]:
