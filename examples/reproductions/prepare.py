@@ -2,7 +2,8 @@
 
 `pool.csv`, `valid.csv`: nine tenths of the questions and the last tenth, after a shuffle by seed 0; equal texts on one
 side. `what.csv`, `other.csv`: the questions that begin with "What", and those that do not: a shift of the question
-word, and with it of the classes. `untrained/`: MiniLM with random weights and its own vocabulary.
+word, and with it of the classes. `untrained/`: MiniLM with random weights and its own vocabulary. `docstrings.csv`: those
+of Python's standard library, a text for a language model.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from finetricks.tasks.models import resolve_model
+from finetricks.tasks.stdlib_docstrings import stdlib_docstrings
 
 
 def prepare(train: Path, out: Path) -> None:
@@ -29,6 +31,12 @@ def prepare(train: Path, out: Path) -> None:
         print(f"{name}.csv: {int(chosen.sum())} rows, {rows[chosen]['label'].value_counts().to_dict()}")
 
 
+def docstrings(out: Path) -> None:
+    table, _ = stdlib_docstrings()
+    pd.DataFrame({"text": table.columns["text"]}).to_csv(out / "docstrings.csv", index=False)
+    print(f"docstrings.csv: {len(table)} rows")
+
+
 def untrained(out: Path) -> None:
     torch.manual_seed(0)
     minilm = resolve_model("minilm")
@@ -38,4 +46,5 @@ def untrained(out: Path) -> None:
 
 if __name__ == "__main__":
     prepare(Path(sys.argv[1]), Path(sys.argv[2]))
+    docstrings(Path(sys.argv[2]))
     untrained(Path(sys.argv[2]))
