@@ -29,7 +29,7 @@ from finetricks_tuning.summary import summarise
 from finetricks_tuning.text import duration, p_value
 
 PAPER = Path(__file__).parent / "paper"
-ORDER = ("ulmfit_table7", "siatl_ablation", "sun_layers", "further_pretraining", "lp_ft", "dodge")
+ORDER = ("ulmfit_table7", "ulmfit_table7_lstm", "siatl_ablation", "sun_layers", "further_pretraining", "lp_ft", "dodge")
 INTERVAL = "95 % interval"
 Cell = Mapping[str, str]
 
@@ -221,9 +221,9 @@ BEFORE = """\
 # Reproductions
 
 What papers claim, measured again with their tricks in one house, on TREC-6 and on SCv2. None is a replication: the
-model is MiniLM (6 blocks, 22 million weights) and the text is less; what can hold is a direction. Each page has the
-command in full and a smaller one, and says what was run; with it come intervals, and the paper's numbers beside. None
-has been run in full.
+model is MiniLM (6 blocks, 22 million weights) or a small LSTM, and the text is less; what can hold is a direction. Each
+page has the command in full and a smaller one, and says what was run; with it come intervals, and the paper's numbers
+beside. None has been run in full.
 
 """
 
