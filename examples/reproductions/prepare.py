@@ -2,8 +2,8 @@
 
 `pool.csv`, `valid.csv`: nine tenths of the questions and the last tenth, after a shuffle by seed 0; equal texts on one
 side. `what.csv`, `other.csv`: the questions that begin with "What", and those that do not: a shift of the question
-word, and with it of the classes. `untrained/`: MiniLM with random weights and its own vocabulary. `docstrings.csv`: those
-of Python's standard library, a text for a language model.
+word, and with it of the classes. `untrained/`: MiniLM with random weights and its own vocabulary. `docstrings.csv`:
+those of Python's standard library, a text for a language model.
 """
 
 from __future__ import annotations
