@@ -387,6 +387,11 @@ def test_resume_of_a_finished_run_gives_its_result_as_json(cli: Cli, here: Path,
     assert result["steps"] == 12
 
 
+def test_a_folder_in_the_current_one_is_told_as_its_user_named_it(cli: Cli, here: Path, finished: Path) -> None:
+    answer = cli("train", "recipe.yaml", "--plugin", "tricks.py", "--out", "finished", "--resume")
+    assert answer.out.endswith("; the run's folder: finished\n")
+
+
 def test_a_folder_that_holds_another_run_is_refused(cli: Cli, here: Path, finished: Path) -> None:
     train = ["train", "recipe.yaml", "--plugin", "tricks.py", "--out", finished]
     before = (finished / "result.json").read_bytes()

@@ -82,3 +82,10 @@ def test_names_with_brackets_are_shown_as_they_are() -> None:
     console.print(groups_table(Plan((odd,), (Stage(0, 0, 1),), (1.0,), 1.0, 1, ("block[/].0",))))
     assert "block[/].0" in console.file.getvalue()
     assert "my[bold]trick" in console.file.getvalue()
+
+
+def test_no_figure_is_cut_on_a_narrow_terminal() -> None:
+    group = Group("block.0", "block.0", ("w",), 0.1594, 0.0, {"lr_factor": ("discriminative_lr",)})
+    console = Console(width=60, file=StringIO())
+    console.print(groups_table(Plan((group,), (Stage(0, 0, 1),), (1.0,), 3.27e-5, 1, ("block.0",))))
+    assert "\u2026" not in console.file.getvalue()

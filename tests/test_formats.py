@@ -174,6 +174,8 @@ def test_the_live_table_says_how_far_each_configuration_is() -> None:
     assert "0.7900 to 0.8100" in text
     assert "5 of 5" in text
     assert "comparing: 10 of 20 cells done, about 60 s left" in " ".join(text.split())
+    over = shown(status_table(replace(status(3), done=20, seconds_left=0.0), height=40))
+    assert "comparing: 20 of 20 cells done Ctrl-C" in " ".join(over.split())
 
 
 def test_of_many_configurations_the_baseline_what_runs_and_the_best_are_shown() -> None:

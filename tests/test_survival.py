@@ -110,7 +110,7 @@ def test_killed_interrupted_twice_and_robbed_of_a_worker_it_equals_an_undisturbe
         interrupted.send_signal(signal.SIGINT)
         _, said = interrupted.communicate(timeout=300)
     released(worker)
-    assert interrupted.returncode == 1
+    assert interrupted.returncode == 130
     assert "stopped before the end; this goes on: finetricks sweep" in said
     assert "Traceback" not in said
     after_interrupt = ledger.read_text()

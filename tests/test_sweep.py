@@ -270,7 +270,8 @@ def test_killed_then_interrupted_then_resumed_equals_undisturbed(task: Path, loc
         wait_for_lines(ledger, len(after_kill.splitlines()) + 1)
         interrupted.send_signal(signal.SIGINT)
         _, messages = interrupted.communicate(timeout=300)
-        assert interrupted.returncode == 1
+        assert interrupted.returncode == 130
+        assert messages.count("interrupted: the running cells end, no other begins; Ctrl-C again stops now") == 1
         assert "stopped before the end; this goes on: finetricks sweep" in messages
     after_interrupt = ledger.read_text()
     assert after_interrupt.startswith(after_kill)

@@ -31,7 +31,7 @@ def groups_table(plan: Plan) -> Table:
     table = Table(title="Parameter groups, from input to output", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("layer", no_wrap=True)
     for header in ("params", "LR factor", "peak LR", "weight decay"):
-        table.add_column(header, justify="right")
+        table.add_column(header, justify="right", overflow="fold")  # a figure in two lines is better than half of one
     table.add_column("trained", min_width=len("trained"))
     for header in ("LR set by", "decay set by"):
         table.add_column(header, overflow="fold")

@@ -106,7 +106,8 @@ def sweep(
     _tell(summary, out, as_json)
     if not summary.complete:
         messages().print(f"stopped before the end; this goes on: {command} --resume", markup=False, soft_wrap=True)
-    if not (summary.complete and summary.counts.get("finished")):
+        raise typer.Exit(130)
+    if not summary.counts.get("finished"):
         raise typer.Exit(1)
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from finetricks.tasks import Task
     from finetricks_tuning.study import Study
 
+logger = logging.getLogger(__name__)
+
 MAX_LOST = 2
 """How often a cell is tried again whose worker was lost. Its own errors are results, and are not tried again."""
 QUIET = {
@@ -141,6 +143,7 @@ def run_cells(
         )
 
         def finish_running() -> None:
+            logger.warning("interrupted: the running cells end, no other begins; Ctrl-C again stops now")
             searcher.stop()
             with suppress(OSError):  # workers only begin what they were given already
                 stop.touch()

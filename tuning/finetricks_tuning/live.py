@@ -47,7 +47,8 @@ class _Lines:
 
 
 def _progress(status: Status) -> str:
-    left = "" if status.seconds_left is None else f", about {duration(status.seconds_left)} left"
+    over = status.seconds_left is None or status.done == status.planned
+    left = "" if over else f", about {duration(status.seconds_left)} left"
     where = f"{status.data_set}: " if status.data_set else ""
     return f"{where}{status.done} of {status.planned} cells done{left}"
 

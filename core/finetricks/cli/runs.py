@@ -150,13 +150,18 @@ def _tell_of(result: Result) -> None:
     for note in result.notes:
         messages().print(f"note: {note}", markup=False, highlight=False)
     if not result.valid:
-        typer.echo(f"the weights were made in {result.seconds:.1f} s; the run's folder: {result.folder}")
+        typer.echo(f"the weights were made in {result.seconds:.1f} s; the run's folder: {_from_here(result.folder)}")
         return
     table = new_table("metric", "valid", *(["test"] if result.test else []))
     for name, value in result.valid.items():
         table.add_row(name, f"{value:.4f}", *([f"{result.test[name]:.4f}"] if result.test else []))
     output().print(table)
-    typer.echo(f"{result.steps} steps in {result.seconds:.1f} s; the run's folder: {result.folder}")
+    typer.echo(f"{result.steps} steps in {result.seconds:.1f} s; the run's folder: {_from_here(result.folder)}")
+
+
+def _from_here(folder: Path) -> Path:
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 @contextmanager
