@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from finetricks.trainer import TrickTrainer as TrickTrainer
     from finetricks.trick import Choice as Choice
     from finetricks.trick import InputFile as InputFile
+    from finetricks.trick import InputFiles as InputFiles
     from finetricks.trick import Trick as Trick
 
 _HOME = {
@@ -100,7 +101,7 @@ _HOME = {
     "streams": ["Streams"],
     "tasks": ["Task", "load_task"],
     "trainer": ["TrickMixin", "TrickTrainer"],
-    "trick": ["Choice", "InputFile", "Trick"],
+    "trick": ["Choice", "InputFile", "InputFiles", "Trick"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -20,15 +20,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from finetricks.catalog import Catalog, installed
 from finetricks.errors import InputError, Problem, RecipeError, quoted, suggest
 from finetricks.recipe import KEYS, Recipe, determining
 from finetricks.settings import Settings
-from finetricks.trick import InputFile
+from finetricks.trick import InputFiles
 from finetricks.validation import problems_of
 from finetricks.yaml_file import Document, load_yaml, override
 
@@ -36,18 +36,10 @@ STEPS, NEW_LSTM = "steps", "new_lstm"
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 
 
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
 class NewLSTM(Settings):
     """An untrained LSTM with a vocabulary of its own; the fields are those of `finetricks.lstm.create_lstm`."""
 
-    corpus: Annotated[
-        tuple[InputFile, ...],
-        Field(min_length=1),
-        BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...]),
-    ] = Field(description="A file or several, whose words the vocabulary comes from.")
+    corpus: InputFiles = Field(description="A file or several, whose words the vocabulary comes from.")
     column: str = Field(default="text", description="The text column of a corpus that is a table.")
     bidirectional: bool = Field(default=False, description="Read from the end, too (ELMo).")
     embedding_size: int = Field(default=400, ge=1, description="Width of the embeddings and of the last layer.")

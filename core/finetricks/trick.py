@@ -6,11 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     PydanticUserError,
     SerializerFunctionWrapHandler,
@@ -136,6 +138,18 @@ class InputFile(str):
         if context.get("must_exist") and not os.path.exists(path):  # of a name that is too long, too
             raise ValueError(f"no such file: {shortened(str(path), 500)}")
         return cls(os.path.realpath(path))
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+InputFiles = Annotated[
+    tuple[InputFile, ...],
+    Field(min_length=1),
+    BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...]),
+]
+"""The type of a field that names a file, by its bare name, or several."""
 
 
 def input_files(value: Any) -> list[str]:

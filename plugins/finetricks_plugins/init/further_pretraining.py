@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from finetricks import Choice, Context, InputError, InputFile, Trick, hookimpl
+from finetricks import Choice, Context, InputError, InputFiles, Trick, hookimpl
 from finetricks.order import EpochSampler
 from finetricks.streams import child
 from finetricks_plugins.build.adapters import thawed
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAME = "further_pretraining"
-
-
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
 
 
 class FurtherPretraining(Trick):
@@ -74,14 +70,7 @@ class FurtherPretraining(Trick):
     text: Literal["within_task", "in_domain", "cross_domain"] = Field(
         default="within_task", description="Whose text: the task's own, or that of a corpus."
     )
-    corpus: (
-        Annotated[
-            tuple[InputFile, ...],
-            Field(min_length=1),
-            BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...]),
-        ]
-        | None
-    ) = Field(default=None, description="A file or several, for in_domain and cross_domain.")
+    corpus: InputFiles | None = Field(default=None, description="A file or several, for in_domain and cross_domain.")
     column: str = Field(default="text", description="The text column of a corpus that is a table.")
     objective: Literal["auto", "causal", "masked"] = Field(
         default="auto", description="auto: causal where attention (or an LSTM) sees only what came before."
