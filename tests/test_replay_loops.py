@@ -108,7 +108,7 @@ def test_explain_and_check_show_it(tmp_path: Path, capsys: pytest.CaptureFixture
     ("training", "words", "tolerance"),
     [
         ({}, "exact", 0.0),
-        ({"replay": "memory"}, "exact", 0.0),
+        ({"replay": "memory"}, "how exact is measured in the run", None),
         ({"replay_dtype": "fp16"}, "states to 5e-04", 2.0**-11),  # half of a unit in the last of 11 binary digits
         ({"replay_dtype": "bf16"}, "states to 4e-03", 2.0**-8),  # ... of 8
     ],
