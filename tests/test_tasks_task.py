@@ -319,6 +319,12 @@ def test_a_model_that_does_not_exist(csv) -> None:
         load_task("no-such-model", data)
     with pytest.raises(InputError, match="no model folder /no/such/folder"):
         load_task("/no/such/folder", data)
+    with pytest.raises(InputError) as error:
+        load_task("no-such-model", data.model_copy(update={"text": "txt"}))
+    assert [str(problem)[:22] for problem in error.value.problems] == [
+        "cannot load the model ",
+        "train.csv: no column '",
+    ]
 
 
 def test_another_length_shares_the_tokens(model, csv) -> None:

@@ -96,7 +96,7 @@ class Replaying:
 
     @property
     def _tolerance(self) -> float | None:
-        """Half a unit in the last place of a narrower type; 0 for what is off unless exact; else the run measures it."""
+        """Half a unit in the last place of a narrower type; 0 where off unless exact; else measured."""
         if (narrow := NARROW[self._training.replay_dtype]) is not None:
             return torch.finfo(narrow).eps / 2
         return None if self._asked else 0.0

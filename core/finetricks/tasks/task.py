@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetricks.errors import Problem, RecipeError
+from finetricks.errors import DataError, InputError, ModelError, Problem, RecipeError
 from finetricks.lengths import token_counts
 from finetricks.settings import Data
 from finetricks.tasks.encode import TOKENS, tokenize
@@ -107,13 +107,21 @@ def load_task(model: str, data: Data, *, max_length: int | None = None, trust_re
     Raises:
         DataError: the data cannot be read or used, with every problem found.
         ModelError: the model does not exist, cannot be reached, or cannot classify.
+        InputError: both, with the problems of both.
         RecipeError: `max_length` does not fit the model.
     """
-    examples = read_examples(data)
-    name = resolve_model(model)
     trust = trust_remote_code
-    positions = max_positions(empty_model(name, load_config(name, trust=trust), trust=trust))
-    tokenizer = load_tokenizer(name, trust=trust)
+    try:
+        name = resolve_model(model)
+        positions = max_positions(empty_model(name, load_config(name, trust=trust), trust=trust))
+        tokenizer = load_tokenizer(name, trust=trust)
+    except ModelError as of_model:
+        try:
+            read_examples(data)
+        except DataError as of_data:
+            raise InputError([*of_model.problems, *of_data.problems]) from None
+        raise
+    examples = read_examples(data)
     pair = len(data.text_columns) == 2
     length = _fit_length(max_length, positions, tokenizer, model, special=tokenizer.num_special_tokens_to_add(pair))
     splits = {split: tokenize(part.texts, tokenizer, part.ids, part.labels) for split, part in examples.splits.items()}
