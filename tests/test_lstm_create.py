@@ -60,6 +60,14 @@ def test_a_folder_holds_model_and_tokenizer_drawn_from_the_seed_alone(tmp_path: 
     assert len(AutoTokenizer.from_pretrained(tmp_path / "one")) == one.config.vocab_size == 13
 
 
+def test_dropouts_are_scaled(tmp_path: Path) -> None:
+    create_lstm(tmp_path / "half", TEXTS, drop_mult=0.5, **SIZES)
+    config = LSTMForCausalLM.from_pretrained(tmp_path / "half").config
+    assert (config.input_dropout, config.hidden_dropout, config.weight_drop) == (0.2, 0.15, 0.25)
+    with pytest.raises(InputError, match="weight_drop is 1.5; a probability"):
+        create_lstm(tmp_path / "three", TEXTS, drop_mult=3, **SIZES)
+
+
 def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -74,7 +82,17 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
 def test_the_command_makes_one_that_a_run_pretrains_and_trains(bidirectional: bool, tmp_path: Path) -> None:
     (tmp_path / "task").mkdir()
     task = tiny.write_task(tmp_path / "task")
-    sizes = ["--embedding", "16", "--hidden", "24", "--layers", "2", *(["--bidirectional"] if bidirectional else [])]
+    sizes = [
+        "--embedding",
+        "16",
+        "--hidden",
+        "24",
+        "--layers",
+        "2",
+        "--drop-mult",
+        "0.5",
+        *(["--bidirectional"] if bidirectional else []),
+    ]
     assert command(tmp_path / "lstm", "--corpus", task / "train.csv", *sizes) == 0
     recipe = Recipe(
         model=str(tmp_path / "lstm"),

@@ -45,6 +45,7 @@ class NewLSTM(Settings):
     embedding_size: int = Field(default=400, ge=1, description="Width of the embeddings and of the last layer.")
     hidden_size: int = Field(default=1150, ge=1, description="Width of the other layers.")
     layers: int = Field(default=3, ge=1)
+    drop_mult: float = Field(default=1.0, ge=0, description="Factor on all dropouts, which are those of a wide model.")
     vocabulary: int = Field(default=30_000, ge=6, description="Words at the most, five special tokens included.")
     min_frequency: int = Field(default=1, ge=1, description="How often a word stands in the corpus at the least.")
     lower_case: bool = True

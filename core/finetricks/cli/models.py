@@ -22,6 +22,9 @@ def new_lstm(
     embedding: Annotated[int, typer.Option(min=1, help="Width of the embeddings and of the last layer.")] = 400,
     hidden: Annotated[int, typer.Option(min=1, help="Width of the other layers.")] = 1150,
     layers: Annotated[int, typer.Option(min=1, help="How many layers.")] = 3,
+    drop_mult: Annotated[
+        float, typer.Option(min=0, help="Factor on all dropouts, which are those of a wide model.")
+    ] = 1,
     vocabulary: Annotated[int, typer.Option(min=6, help="Words at the most, five special tokens included.")] = 30_000,
     seed: Annotated[int, typer.Option(min=0, help="The weights are drawn from it.")] = 0,
 ) -> None:
@@ -40,6 +43,7 @@ def new_lstm(
             embedding_size=embedding,
             hidden_size=hidden,
             layers=layers,
+            drop_mult=drop_mult,
             vocabulary=vocabulary,
             seed=seed,
         )

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 _SIZES = ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers")
-_PROBABILITIES = ("embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "weight_drop")
+DROPOUTS = ("embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "weight_drop")
 
 
 class LSTMConfig(PretrainedConfig):  # type: ignore[misc]  # transformers gives it no type
@@ -67,7 +67,7 @@ class LSTMConfig(PretrainedConfig):  # type: ignore[misc]  # transformers gives 
         for name in _SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; an LSTM needs at least 1")
-        for name in _PROBABILITIES:
+        for name in DROPOUTS:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a probability lies between 0 and 1")
         super().__init__(pad_token_id=pad_token_id, tie_word_embeddings=tie_word_embeddings, **more)

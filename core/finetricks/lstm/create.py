@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetricks.errors import InputError
-from finetricks.lstm.config import LSTMConfig
+from finetricks.lstm.config import DROPOUTS, LSTMConfig
 from finetricks.lstm.language_model import LSTMForCausalLM
 from finetricks.lstm.tokenizer import SPECIAL, word_tokenizer
 from finetricks.streams import seeded
@@ -20,6 +20,7 @@ def create_lstm(
     embedding_size: int = 400,
     hidden_size: int = 1150,
     layers: int = 3,
+    drop_mult: float = 1.0,
     vocabulary: int = 30_000,
     min_frequency: int = 1,
     lower_case: bool = True,
@@ -29,12 +30,14 @@ def create_lstm(
 
     Args:
         texts: the vocabulary comes from them.
+        drop_mult: factor on all dropouts of `LSTMConfig`, which are those of a model 1150 wide; a narrow one needs less.
         vocabulary: tokens, special ones included, at the most.
         min_frequency: how often a word stands in `texts` at the least.
         seed: the weights are drawn from it; the global random state is left alone.
 
     Raises:
-        InputError: the folder is not empty, the texts hold no word, or a size is too small.
+        InputError: the folder is not empty, the texts hold no word, a size is too small, or a dropout
+            beyond 1.
     """
     from finetricks.tasks.models import quiet  # which imports this package, to load its models
 
@@ -54,6 +57,7 @@ def create_lstm(
             num_hidden_layers=layers,
             bidirectional=bidirectional,
             pad_token_id=tokenizer.pad_token_id,
+            **{name: drop_mult * getattr(LSTMConfig(), name) for name in DROPOUTS},
         )
     except ValueError as error:
         raise InputError(str(error)) from None
