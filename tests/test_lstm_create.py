@@ -64,8 +64,8 @@ def test_dropouts_are_scaled(tmp_path: Path) -> None:
     create_lstm(tmp_path / "half", TEXTS, drop_mult=0.5, **SIZES)
     config = LSTMForCausalLM.from_pretrained(tmp_path / "half").config
     assert (config.input_dropout, config.hidden_dropout, config.weight_drop) == (0.2, 0.15, 0.25)
-    with pytest.raises(InputError, match="weight_drop is 1.5; a probability"):
-        create_lstm(tmp_path / "three", TEXTS, drop_mult=3, **SIZES)
+    with pytest.raises(InputError, match="weight_drop is 1.1; a probability"):
+        create_lstm(tmp_path / "three", TEXTS, drop_mult=2.2, **SIZES)
 
 
 def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:

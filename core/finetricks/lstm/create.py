@@ -30,7 +30,7 @@ def create_lstm(
 
     Args:
         texts: the vocabulary comes from them.
-        drop_mult: factor on all dropouts of `LSTMConfig`, which are those of a model 1150 wide; a narrow one needs less.
+        drop_mult: factor on all dropouts of `LSTMConfig`; they are those of a wide model, and a narrow one needs less.
         vocabulary: tokens, special ones included, at the most.
         min_frequency: how often a word stands in `texts` at the least.
         seed: the weights are drawn from it; the global random state is left alone.
