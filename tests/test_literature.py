@@ -161,8 +161,10 @@ def test_a_study_runs_as_printed(file: Path, here: Path) -> None:
     content = {**smaller(CONTENT[file]), "seeds": 2}
     (here / file.name).write_text(dump_yaml(content))
     assert command(words) == 0
-    (summary,) = Path("runs").rglob("summary.json")
-    assert json.loads(summary.read_text())["effects"]
+    (written,) = Path("runs").rglob("summary.json")
+    summary = json.loads(written.read_text())
+    assert summary["rows"]
+    assert summary["counts"]["finished"] == summary["counts"]["planned"]
 
 
 def test_every_file_has_its_page() -> None:
