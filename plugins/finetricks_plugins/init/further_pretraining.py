@@ -56,8 +56,9 @@ class FurtherPretraining(Trick):
     Tricks that draw weights do so before it, wherever they stand in the recipe: what one of them starts anew in the
     body (`modules: all`) is what this one teaches.
 
-    Traps: on TREC, 5,452 short questions, within-task pretraining hurts (2.80 to 3.20 % error). An encoder-decoder
-    learns by rewriting text, which is neither objective, and is refused.
+    Traps: on TREC, 5,452 short questions, within-task pretraining hurts (2.80 to 3.20 % error). A checkpoint without
+    a language-model head (a sentence encoder, such as `minilm`) has to teach a new one first, which takes steps and
+    moves the body too. An encoder-decoder learns by rewriting text, which is neither objective, and is refused.
 
     Source: Sun, Qiu, Xu & Huang 2019, How to Fine-Tune BERT for Text Classification? (arXiv 1905.05583), section 5.4;
     weight decay 0.01, clipping at 1 and the linear decay are the common default of BERT's pretraining. On the LSTM:
