@@ -338,14 +338,16 @@ def test_whoever_ends_the_process_is_not_taken_for_the_trick() -> None:
     def preempted(*_: Any) -> None:
         sys.exit("preempted")
 
-    before = signal.signal(signal.SIGTERM, preempted)
+    # Of a process that a shell began in the background, SIGINT is ignored until somebody asks for it.
+    before = [signal.signal(signal.SIGTERM, preempted), signal.signal(signal.SIGINT, signal.default_int_handler)]
     try:
         with pytest.raises(SystemExit, match="^preempted$"):
             tiny.train(tiny.recipe(Waits(number=signal.SIGTERM)).bind(tiny.bert(), tiny.loader()))
+        with pytest.raises(KeyboardInterrupt):
+            tiny.train(tiny.recipe(Waits(number=signal.SIGINT)).bind(tiny.bert(), tiny.loader()))
     finally:
-        signal.signal(signal.SIGTERM, before)
-    with pytest.raises(KeyboardInterrupt):
-        tiny.train(tiny.recipe(Waits(number=signal.SIGINT)).bind(tiny.bert(), tiny.loader()))
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_a_wrapper_does_not_keep_an_interrupt_to_itself() -> None:
