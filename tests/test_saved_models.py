@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,10 @@ def test_it_is_loaded_with_its_structure_or_not_at_all(name: str, tmp_path: Path
         with pytest.raises(OSError, match="no file named model.safetensors"):
             kind.from_pretrained(out / "model")
     assert "ft.load" in (out / "model" / "README.md").read_text()
+
+
+def test_the_page_names_all_that_plain_transformers_cannot_load() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "how-to" / "use-the-model.md").read_text()
+    _, told = page.split("which stays there:")
+    named = re.findall(r"`(\w+)`", told.partition(", and those")[0])
+    assert named == sorted(set(BUILDING) - TAKEN_OFF)

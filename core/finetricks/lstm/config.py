@@ -69,7 +69,7 @@ class LSTMConfig(PretrainedConfig):  # type: ignore[misc]  # transformers gives 
                 raise ValueError(f"{name} is {getattr(self, name)}; an LSTM needs at least 1")
         for name in DROPOUTS:
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; a probability lies between 0 and 1")
+                raise ValueError(f"{name} is {getattr(self, name):g}; a probability lies between 0 and 1")
         super().__init__(pad_token_id=pad_token_id, tie_word_embeddings=tie_word_embeddings, **more)
 
     @property

@@ -36,8 +36,7 @@ def create_lstm(
         seed: the weights are drawn from it; the global random state is left alone.
 
     Raises:
-        InputError: the folder is not empty, the texts hold no word, a size is too small, or a dropout
-            beyond 1.
+        InputError: the folder is not empty, the texts hold no word, a size is too small, or a dropout is beyond 1.
     """
     from finetricks.tasks.models import quiet  # which imports this package, to load its models
 
@@ -49,6 +48,7 @@ def create_lstm(
     tokenizer = word_tokenizer(texts, vocabulary=vocabulary, min_frequency=min_frequency, lower_case=lower_case)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise InputError("the texts hold no word to make a vocabulary of")
+    wide = LSTMConfig()
     try:
         config = LSTMConfig(
             vocab_size=len(tokenizer),
@@ -57,7 +57,7 @@ def create_lstm(
             num_hidden_layers=layers,
             bidirectional=bidirectional,
             pad_token_id=tokenizer.pad_token_id,
-            **{name: drop_mult * getattr(LSTMConfig(), name) for name in DROPOUTS},
+            **{name: drop_mult * getattr(wide, name) for name in DROPOUTS},
         )
     except ValueError as error:
         raise InputError(str(error)) from None
